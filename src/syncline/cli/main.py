@@ -1,0 +1,5 @@
+"""The `syncline` command."""
+
+
+def main() -> None:
+    """Run the command line."""

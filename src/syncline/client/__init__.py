@@ -1,0 +1,1 @@
+"""The client's shell: what runs on the side of the user."""

@@ -1,0 +1,1 @@
+"""Reads the configuration, picks adapters, wires the object graph."""

@@ -1,0 +1,167 @@
+"""Changes: what a client asks of the server, and the answers a change can get.
+
+Model: a change names its entry, the base revision that it builds on (0: the entry is new), and the
+state it wants. Changes of one STORE are read in order; `base` always speaks of the table before it.
+
+C1  Every change names its base (G6).
+C2  The zero value of a kind of change on the wire means nothing, never "delete".
+C3  A put never moves; a move never edits. Both may stand in one STORE for the same entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from syncline.core.entries import Entry
+from syncline.core.identity import Digest, EntryId, OpId, ReplicaId, Revision
+from syncline.core.manifests import Content
+from syncline.core.names import Name
+
+
+@dataclass(frozen=True, slots=True)
+class PutFile:
+    """Make a file, or give it new content, mode or mtime."""
+
+    id: EntryId
+    base: Revision
+    parent: EntryId
+    name: Name
+    mode: int
+    mtime_ns: int
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class PutDirectory:
+    """Make a directory, or give it a new mode."""
+
+    id: EntryId
+    base: Revision
+    parent: EntryId
+    name: Name
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutLink:
+    """Make a symbolic link, or give it a new target or mtime."""
+
+    id: EntryId
+    base: Revision
+    parent: EntryId
+    name: Name
+    mtime_ns: int
+    target: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Give an entry another place; what hangs below a directory moves with it, untouched."""
+
+    id: EntryId
+    base: Revision
+    parent: EntryId
+    name: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete an entry; a directory only when it has no live child."""
+
+    id: EntryId
+    base: Revision
+
+
+Put = PutFile | PutDirectory | PutLink
+Change = Put | Move | Delete
+
+CHANGES_MAX = 2048
+"""Changes in one commit: keeps a commit's rows and its frames small beside 4 MiB messages."""
+
+COMMIT_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of names, manifests, targets and inline content in one STORE before its chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who makes a commit: a replica and its human name."""
+
+    replica: ReplicaId
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One STORE before it is decided.
+
+    `inline` holds content of at most `INLINE_BYTES_MAX` by digest. `wait_s` is how long the caller
+    is ready to wait for an operation lock. `is_confirmed`: a human said yes to what it does.
+    """
+
+    author: Author
+    op_id: OpId
+    changes: tuple[Change, ...]
+    inline: dict[Digest, bytes]
+    is_atomic: bool = False
+    is_confirmed: bool = False
+    wait_s: float = 0.0
+
+
+class RefusalCode(Enum):
+    """Why a change did not happen; the values are stable and on the wire by name."""
+
+    STALE = "stale"
+    NAME_TAKEN = "name_taken"
+    PARENT_GONE = "parent_gone"
+    NOT_EMPTY = "not_empty"
+    CYCLE = "cycle"
+    LOCKED = "locked"
+    MISSING = "missing"
+    INVALID = "invalid"
+    ATOMIC = "atomic"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds an operation lock; times are seconds from now on the server's monotonic clock."""
+
+    name: str
+    replica: ReplicaId
+    since_s: float
+    expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A change that was not made, and what stands in its way.
+
+    `current`: the state on the server that a STALE, NAME_TAKEN, PARENT_GONE or NOT_EMPTY ran into;
+    None where the server knows no such entry. `missing`: the first chunks that a MISSING lacks.
+    """
+
+    code: RefusalCode
+    current: Entry | None = None
+    holder: Holder | None = None
+    missing: tuple[Digest, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A change that holds: the entry has `revision`; `replaced` is the one it had before, or 0."""
+
+    revision: Revision
+    replaced: Revision
+
+
+Outcome = Accepted | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a STORE or DELETE comes to: the revision it made (or met), and an outcome a change."""
+
+    revision: Revision
+    outcomes: tuple[Outcome, ...]
+    is_replay: bool = False

@@ -1,0 +1,116 @@
+"""The metadata store: entries by revision, commits, and where each chunk lies.
+
+Contract, for every adapter:
+
+- Calls block; they are made from worker threads. One `write` session is open at a time in the whole
+  store (a second one waits); any number of `read` sessions may be open beside it, each seeing one
+  state of the store for as long as it is open.
+- What a write session did is durable when its `with` block has been left without an exception, and
+  has not happened at all otherwise, a crash at any moment included.
+- States are never updated in place: an entry's row gets a successor. So `read(..., at=N)` answers
+  for any past revision N.
+- Errors: `NoSpace` when the disk is full (nothing happened), `Corrupt` when the store is damaged,
+  `TooNew` at opening when it was written by a newer version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from syncline.core.changes import Answer
+from syncline.core.entries import Entry
+from syncline.core.identity import Digest, EntryId, OpId, ReplicaId, Revision, VolumeId
+from syncline.core.names import Name
+from syncline.core.table import Commit, Head, Table
+from syncline.ports.chunks import Location
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as the store knows it; `oldest` is the first revision whose table is still whole."""
+
+    id: VolumeId
+    name: str
+    oldest: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedAnswer:
+    """What an op id came to; `fingerprint` tells a repeated STORE from another with its op id."""
+
+    fingerprint: Digest
+    answer: Answer
+
+
+class TableReader(Table, Protocol):
+    """A volume at one revision, and its chunk index as of the session."""
+
+    def head(self) -> Head:
+        """Return the head of the volume, whatever revision this session reads."""
+
+    def children_after(self, parent: EntryId, after: Name | None, limit: int) -> Sequence[Entry]:
+        """Return up to `limit` live children in order of name, those past `after`."""
+
+    def page(self, after: EntryId | None, limit: int) -> Sequence[Entry]:
+        """Return up to `limit` live entries of the table in order of id, those past `after`."""
+
+    def previous(self, id: EntryId, revision: Revision) -> Entry | None:
+        """Return the state that was superseded by the one with exactly this revision."""
+
+    def commit(self, revision: Revision) -> Commit | None:
+        """Return one commit with its entries; None where there is none."""
+
+    def commits_after(self, revision: Revision, limit: int) -> Sequence[Commit]:
+        """Return up to `limit` commits past `revision`, in order."""
+
+    def answer(self, replica: ReplicaId, op_id: OpId) -> RememberedAnswer | None:
+        """Return what `(replica, op id)` came to, if it made a commit."""
+
+    def locate(self, digests: Iterable[Digest]) -> Mapping[Digest, Location]:
+        """Return where chunks lie; those unknown or marked damaged are left out."""
+
+
+class WriteSession(TableReader, Protocol):
+    """A read session at the head that may also add; it sees its own additions."""
+
+    def add_chunks(self, chunks: Mapping[Digest, Location]) -> None:
+        """Index chunks; one that is there already keeps its place unless it is marked damaged."""
+
+    def mark_damaged(self, digests: Iterable[Digest]) -> None:
+        """Make chunks missing because their bytes are wrong; a later `add_chunks` heals them."""
+
+    def forget_chunks(self) -> None:
+        """Drop the whole chunk index of the volume, to rebuild it from packs."""
+
+    def add_commit(self, commit: Commit, remembered: RememberedAnswer) -> None:
+        """Add the next revision and its states.
+
+        Asserts T1, and that each superseded state is the newest one.
+        """
+
+
+class MetadataStore(Protocol):
+    """All volumes of one server."""
+
+    def volumes(self) -> Sequence[Volume]:
+        """Return all volumes in order of name."""
+
+    def create_volume(self, id: VolumeId, name: str) -> Volume:
+        """Make an empty volume, durable on return; raise Exists for a name in use."""
+
+    def read(
+        self, volume: VolumeId, at: Revision | None = None
+    ) -> AbstractContextManager[TableReader]:
+        """Open a read session at revision `at`, the head when None."""
+
+    def write(self, volume: VolumeId) -> AbstractContextManager[WriteSession]:
+        """Open the write session."""
+
+    def located(self, volume: VolumeId, pack: int) -> Iterator[tuple[Digest, Location]]:
+        """Yield the index of one pack in order of offset, marked-damaged chunks too."""
+
+    def close(self) -> None:
+        """Let go of files and connections; no session may be open."""

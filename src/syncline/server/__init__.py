@@ -1,0 +1,1 @@
+"""The server: one use case a module."""
