@@ -10,8 +10,12 @@ C3  A put never moves; a move never edits. Both may stand in one STORE for the s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import assert_never
+
+from blake3 import blake3
 
 from syncline.core.entries import Entry
 from syncline.core.identity import Digest, EntryId, OpId, ReplicaId, Revision
@@ -75,6 +79,41 @@ class Delete:
 
 Put = PutFile | PutDirectory | PutLink
 Change = Put | Move | Delete
+
+
+def fingerprint(changes: Iterable[Change], *, is_atomic: bool) -> Digest:
+    """Return a digest of what a STORE asks for: tells a repetition from a reused op id.
+
+    Whether content came inline or in chunks makes no difference.
+    """
+    hasher = blake3(b"syncline proposal v1\0")
+    hasher.update(bytes([is_atomic]))
+    for change in changes:
+        encoded = _encode_change(change)
+        hasher.update(len(encoded).to_bytes(4, "big") + encoded)
+    return Digest(hasher.digest())
+
+
+def _encode_change(change: Change) -> bytes:
+    start = change.id + change.base.to_bytes(8, "big")
+    match change:
+        case Delete():
+            return b"d" + start
+        case Move():
+            return b"m" + start + change.parent + change.name
+        case PutDirectory():
+            return b"D" + start + change.parent + change.mode.to_bytes(4, "big") + change.name
+        case PutLink():
+            time = change.mtime_ns.to_bytes(8, "big", signed=True)
+            size = len(change.name).to_bytes(2, "big")
+            return b"L" + start + change.parent + time + size + change.name + change.target
+        case PutFile():
+            time = change.mtime_ns.to_bytes(8, "big", signed=True)
+            mode = change.mode.to_bytes(4, "big")
+            return b"F" + start + change.parent + time + mode + change.content.digest + change.name
+        case _:
+            assert_never(change)
+
 
 CHANGES_MAX = 2048
 """Changes in one commit: keeps a commit's rows and its frames small beside 4 MiB messages."""

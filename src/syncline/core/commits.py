@@ -10,11 +10,12 @@ K3  A delete never recurses: a directory with a live child is NOT_EMPTY.
 K4  A change that would change nothing is accepted and makes no new state; so does a delete of what
     is deleted already.
 K5  A refusal touches nothing; with `is_atomic` one refusal refuses all.
+K6  Outcomes speak of the table after the commit: they name no state that it does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -32,7 +33,7 @@ from syncline.core.changes import (
     RefusalCode,
 )
 from syncline.core.entries import LINK_MODE, Entry, Kind, tombstone
-from syncline.core.identity import ROOT_ID, EntryId, Revision
+from syncline.core.identity import NO_REVISION, ROOT_ID, EntryId, Revision
 from syncline.core.names import PATH_BYTES_MAX, Name, is_reserved
 from syncline.core.table import Table
 
@@ -58,21 +59,39 @@ def decide(
     overlay = _Overlay(table, revision)
     outcomes: list[Outcome] = [overlay.apply(change) for change in changes]
     if is_atomic and any(isinstance(outcome, Refusal) for outcome in outcomes):
-        refusals = tuple(
+        overlay.after.clear()
+        outcomes = [
             outcome if isinstance(outcome, Refusal) else Refusal(RefusalCode.ATOMIC)
             for outcome in outcomes
-        )
-        return Decision(refusals, (), ())
-    changed = [
-        (entry, old)
-        for entry, old in ((entry, overlay.before[id]) for id, entry in overlay.after.items())
-        if old is None or _differs(entry, old)
-    ]
-    # Created and deleted inside one commit: nobody ever saw it, so there is nothing to tell.
-    kept = [(entry, old) for entry, old in changed if entry.is_live or old is not None]
+        ]
+    kept = overlay.net()
+    settled = overlay.before | kept
     return Decision(
-        tuple(outcomes), tuple(entry for entry, _ in kept), tuple(old for _, old in kept)
+        tuple(
+            _settle(change, outcome, settled)
+            for change, outcome in zip(changes, outcomes, strict=True)
+        ),
+        tuple(kept.values()),
+        tuple(overlay.before[id] for id in kept),
     )
+
+
+def _settle(change: Change, outcome: Outcome, settled: Mapping[EntryId, Entry | None]) -> Outcome:
+    """Return the outcome in terms of the table after the commit.
+
+    A state that a later change undid never gets a revision: to name one would give the caller a
+    base that another commit may come to have (G6).
+    """
+    match outcome:
+        case Accepted():
+            state = settled[change.id]
+            return replace(outcome, revision=state.revision if state else NO_REVISION)
+        case Refusal():
+            if outcome.current is None:
+                return outcome
+            return replace(outcome, current=settled[outcome.current.id])
+        case _:
+            assert_never(outcome)
 
 
 def _differs(entry: Entry, old: Entry) -> bool:
@@ -88,7 +107,7 @@ class _Overlay:
     before: dict[EntryId, Entry | None] = field(default_factory=dict)
     after: dict[EntryId, Entry] = field(default_factory=dict)
     places: dict[tuple[EntryId, Name], EntryId | None] = field(default_factory=dict)
-    added: dict[EntryId, set[EntryId]] = field(default_factory=dict)
+    added: dict[EntryId, dict[EntryId, None]] = field(default_factory=dict)
 
     def apply(self, change: Change) -> Outcome:
         if change.id == ROOT_ID:
@@ -102,6 +121,19 @@ class _Overlay:
                 return self._delete(change)
             case _:
                 assert_never(change)
+
+    def net(self) -> dict[EntryId, Entry]:
+        """Return what the commit makes of the table: no state that nobody could tell apart."""
+        found = {}
+        for id, new in self.after.items():
+            old = self.before[id]
+            if new.is_live:
+                if old is None or _differs(new, old):
+                    found[id] = new
+            elif old is not None and old.is_live:
+                # At the place that others know: a parent made and deleted in here never was.
+                found[id] = tombstone(old, self.revision)
+        return found
 
     # -- reading -------------------------------------------------------------
 
@@ -202,7 +234,7 @@ class _Overlay:
             return Refusal(RefusalCode.INVALID, detail="'.syncline' at the root is reserved")
         parent: EntryId = wanted.parent
         path_bytes = len(wanted.name)
-        while parent != ROOT_ID:
+        while parent != ROOT_ID and path_bytes <= PATH_BYTES_MAX:
             if parent == wanted.id:
                 return Refusal(RefusalCode.CYCLE, self._entry(wanted.id))
             above = self._entry(parent)
@@ -226,11 +258,11 @@ class _Overlay:
             return Accepted(current.revision, replaced)
         if current is not None and current.is_live:
             self.places[current.parent, current.name] = None
-            self.added.get(current.parent, set()).discard(current.id)
+            self.added.get(current.parent, {}).pop(current.id, None)
         self.after[wanted.id] = wanted
         if wanted.is_live:
             self.places[wanted.parent, wanted.name] = wanted.id
-            self.added.setdefault(wanted.parent, set()).add(wanted.id)
+            self.added.setdefault(wanted.parent, {})[wanted.id] = None
         return Accepted(self.revision, replaced)
 
 

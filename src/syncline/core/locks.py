@@ -50,9 +50,10 @@ def keys_of(changes: Iterable[Change]) -> frozenset[Key]:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Queued:
     """An operation in the queues: who it is and since when it asks."""
 
+    ticket: Ticket
     author: Author
     since_s: float
 
@@ -64,7 +65,7 @@ class OperationLocks:
     _queues: dict[Key, list[Ticket]] = field(default_factory=dict)
     _keys: dict[Ticket, frozenset[Key]] = field(default_factory=dict)
     _blocked: dict[Ticket, int] = field(default_factory=dict)
-    _held: dict[Ticket, Held] = field(default_factory=dict)
+    _queued: dict[Ticket, Queued] = field(default_factory=dict)
     _next: int = 1
 
     def request(self, keys: frozenset[Key], author: Author, now_s: float) -> Ticket:
@@ -78,19 +79,19 @@ class OperationLocks:
             queue.append(ticket)
         self._keys[ticket] = keys
         self._blocked[ticket] = blocked
-        self._held[ticket] = Held(author, now_s)
+        self._queued[ticket] = Queued(ticket, author, now_s)
         return ticket
 
     def is_granted(self, ticket: Ticket) -> bool:
         """Tell whether the operation is first in all its queues (L1)."""
         return self._blocked.get(ticket) == 0
 
-    def blocker(self, ticket: Ticket) -> Held | None:
-        """Return an operation that this one waits for; None when it waits for nobody."""
-        for key in self._keys.get(ticket, ()):
-            first = self._queues[key][0]
-            if first != ticket:
-                return self._held[first]
+    def first_of(self, keys: Iterable[Key]) -> Queued | None:
+        """Return who is first in the queue of one of the keys; None when all are free."""
+        for key in sorted(keys):
+            queue = self._queues.get(key)
+            if queue:
+                return self._queued[queue[0]]
         return None
 
     def release(self, ticket: Ticket) -> list[Ticket]:
@@ -100,7 +101,7 @@ class OperationLocks:
         """
         granted = []
         self._blocked.pop(ticket, None)
-        self._held.pop(ticket, None)
+        self._queued.pop(ticket, None)
         for key in self._keys.pop(ticket, frozenset()):
             queue = self._queues[key]
             was_first = queue[0] == ticket
@@ -112,7 +113,7 @@ class OperationLocks:
                 self._blocked[heir] -= 1
                 if self._blocked[heir] == 0:
                     granted.append(heir)
-        return granted
+        return sorted(granted)
 
     @property
     def count(self) -> int:

@@ -138,14 +138,24 @@ def _escape_character(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in raw)
 
 
+def _encode_character(character: str) -> bytes:
+    try:
+        return character.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise Invalid("a surrogate stands for no byte", field="path", reason="surrogate") from error
+
+
 def unescape(text: str) -> bytes:
-    r"""Return the bytes that `escape` was given; raise Invalid for a stray backslash."""
+    r"""Return the bytes that `escape` was given; raise Invalid for a stray backslash.
+
+    Surrogates stand for bytes as in `sys.argv`; one that stands for none is Invalid too.
+    """
     out = bytearray()
     position = 0
     while position < len(text):
         character = text[position]
         if character != "\\":
-            out += character.encode("utf-8", "surrogateescape")
+            out += _encode_character(character)
             position += 1
             continue
         match = _ESCAPED.match(text, position)

@@ -60,7 +60,10 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one revision changed. `entries` are the new states, a set: their order means nothing."""
+    """What one revision changed. `entries` are the new states.
+
+    Their order says nothing about the table, but it is fixed: the commit id hashes it.
+    """
 
     revision: Revision
     id: CommitId

@@ -44,8 +44,11 @@ class ChunkStore(Protocol):
     def append(self, chunks: Sequence[tuple[Digest, bytes]]) -> list[Location]:
         """Write chunks that were checked against their digests; return where each one lies."""
 
-    def sync(self) -> None:
-        """Make all that was appended so far durable, with one sync a pack."""
+    def sync(self, locations: Sequence[Location] = ()) -> None:
+        """Make all that was appended so far durable, with one sync a pack.
+
+        Raises too when one of `locations` was lost in a sync that somebody else asked for.
+        """
 
     def read(self, digest: Digest, location: Location) -> bytes:
         """Return the bytes of a chunk; raise Corrupt when they do not match the digest."""

@@ -10,7 +10,8 @@ Contract, for every adapter:
 - States are never updated in place: an entry's row gets a successor. So `read(..., at=N)` answers
   for any past revision N.
 - Errors: `NoSpace` when the disk is full (nothing happened), `Corrupt` when the store is damaged,
-  `TooNew` at opening when it was written by a newer version.
+  `NotFound` for an unknown volume or a revision outside its history, `TooNew` at opening when it
+  was written by a newer version, `InUse` and `LocalFailure` when a process or the disk refuses.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class TableReader(Table, Protocol):
 
     def commit(self, revision: Revision) -> Commit | None:
         """Return one commit with its entries; None where there is none."""
+
+    def signature(self, revision: Revision) -> tuple[str, int] | None:
+        """Return who made a commit, by human name, and when in ns; None where there is none."""
 
     def commits_after(self, revision: Revision, limit: int) -> Sequence[Commit]:
         """Return up to `limit` commits past `revision`, in order."""
