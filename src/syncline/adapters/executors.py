@@ -1,0 +1,42 @@
+"""Executors: threads for the real program, the calling task itself for a simulation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ThreadExecutor:
+    """A bounded pool of threads."""
+
+    def __init__(self, name: str, *, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `work` in a thread of the pool."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for the threads to end."""
+        self._pool.shutdown(wait=True)
+
+
+class InlineExecutor:
+    """No thread at all: the call happens at once, and other tasks get a turn after it."""
+
+    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `work` here."""
+        try:
+            return work(*args, **kwargs)
+        finally:
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Do nothing."""
