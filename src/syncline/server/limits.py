@@ -1,0 +1,89 @@
+"""What one server is ready to do at once: every queue, stream and wait has a bound."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from syncline.errors import Throttled
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a server, with their defaults."""
+
+    stores_max: int = 1024
+    """STOREs and DELETEs under way or waiting for a lock, of all clients."""
+
+    stores_each_max: int = 128
+    """The same for one replica."""
+
+    reads_max: int = 1024
+    """FETCHes, LISTs and STATs under way, of all clients."""
+
+    reads_each_max: int = 256
+    """The same for one connection."""
+
+    watches_max: int = 4096
+    """WATCH streams, of all clients. An idle one costs about 34 KiB."""
+
+    watches_each_max: int = 64
+    """The same for one replica."""
+
+    streams_per_connection_max: int = 1024
+    """Calls under way on one connection; further ones wait in the client."""
+
+    lock_wait_max_s: float = 60.0
+    """How long a STORE may wait for an operation lock, whatever it asks for."""
+
+    lock_stall_s: float = 30.0
+    """Without transfer progress for so long, a STORE's locks are dropped until its commit."""
+
+    message_wait_s: float = 120.0
+    """How long a stream may owe the server its next message."""
+
+    heartbeat_s: float = 5.0
+    """How often an idle WATCH stream says where the head is."""
+
+    ring_bytes_max: int = 32 * 1024 * 1024
+    """Recent commits kept in memory for watchers, their inline content included."""
+
+
+class Gate:
+    """Counts what is under way, in all and for each caller, and refuses what is over a bound."""
+
+    def __init__(self, what: str, *, total_max: int, each_max: int) -> None:
+        self._what = what
+        self._total_max = total_max
+        self._each_max = each_max
+        self._each: Counter[Hashable] = Counter()
+
+    @property
+    def count(self) -> int:
+        """Return how many are inside."""
+        return self._each.total()
+
+    @contextmanager
+    def enter(self, caller: Hashable) -> Iterator[None]:
+        """Hold a place for the length of the block; raise Throttled when there is none."""
+        if self._each[caller] >= self._each_max:
+            raise Throttled(
+                f"this client has {self._each_max} {self._what} under way, which is the limit",
+                limit=str(self._each_max),
+                scope="client",
+            )
+        if self.count >= self._total_max:
+            raise Throttled(
+                f"the server has {self._total_max} {self._what} under way, which is its limit",
+                limit=str(self._total_max),
+                scope="server",
+            )
+        self._each[caller] += 1
+        try:
+            yield
+        finally:
+            self._each[caller] -= 1
+            if not self._each[caller]:
+                del self._each[caller]

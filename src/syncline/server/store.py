@@ -1,0 +1,312 @@
+"""STORE and DELETE: from a proposal to a durable commit.
+
+The order of writes (docs/FORMAT.md): chunks are appended, made durable, indexed; then the commit's
+rows; then the feed is told; then the caller. A crash at any point leaves the old table or the new.
+
+S1  Content is checked against its digest before a commit names it (G8): each chunk when it arrives,
+    content of several chunks as a whole.
+S2  The writer decides. What was granted before the content travelled saves work and promises
+    nothing: the revision check is made again in the write session (G6).
+S3  A change that was refused once in an operation stays refused in it, so that the answer agrees
+    with what the client was told when it began.
+S4  `(replica, op id)` makes one commit: a repetition gets the first answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from syncline.core.changes import (
+    CHANGES_MAX,
+    COMMIT_BYTES_MAX,
+    Accepted,
+    Answer,
+    Change,
+    Delete,
+    Outcome,
+    Proposal,
+    PutFile,
+    Refusal,
+    RefusalCode,
+    fingerprint,
+)
+from syncline.core.commits import decide
+from syncline.core.identity import Digest, Revision, digest_of
+from syncline.core.manifests import INLINE_BYTES_MAX, Content
+from syncline.core.table import Commit, advance_digest, commit_id
+from syncline.errors import Invalid, TooLarge
+from syncline.ports.metadata import RememberedAnswer, TableReader, WriteSession
+from syncline.server.feed import FeedItem
+from syncline.server.operation_locks import HeldLocks
+from syncline.server.receive import Receiver
+from syncline.server.volume import ServedVolume
+
+MISSING_SHOWN_MAX = 64
+"""Digests named in a MISSING refusal; who lacks more learns of them when he tries again."""
+
+
+class Upload(Protocol):
+    """The other side of a STORE, asked for what the server lacks."""
+
+    async def grant(self, outcomes: Sequence[Outcome]) -> None:
+        """Tell what stands before any content travels."""
+
+    def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+        """Ask for chunks; yield the bytes in that order. The bytes are not checked yet."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A proposal on its way through: what was refused, and which chunks each content needs."""
+
+    proposal: Proposal
+    fingerprint: Digest
+    refused: dict[int, Refusal]
+    needed: dict[int, list[Digest]]
+
+    def standing(self) -> list[tuple[int, Change]]:
+        """Return the changes that were not refused yet."""
+        return [pair for pair in enumerate(self.proposal.changes) if pair[0] not in self.refused]
+
+
+async def store(volume: ServedVolume, proposal: Proposal, upload: Upload) -> Answer:
+    """Carry out a STORE; return when its commit is durable, or when nothing was to be committed.
+
+    Raises Invalid and TooLarge for a proposal that breaks the protocol, Corrupt never: content that
+    does not match its digest is Invalid, because the caller sent it.
+    """
+    check_bounds(proposal)
+    plan = _Plan(proposal, fingerprint(proposal.changes, is_atomic=proposal.is_atomic), {}, {})
+    if any(_travels(proposal, change) for change in proposal.changes):
+        # The writer looks as well; this spares content the trip.
+        remembered = await volume.workers.run(_remembered, volume, plan)
+        if remembered is not None:
+            return remembered
+    if sum(map(len, proposal.inline.values())) > INLINE_BYTES_MAX:
+        await volume.workers.run(_check_inline, proposal)
+    else:
+        # A hop to another thread takes longer than to digest so little.
+        _check_inline(proposal)
+    wait_s = min(proposal.wait_s, volume.limits.lock_wait_max_s)
+    async with volume.locks.hold(proposal.changes, proposal.author, wait_s) as held:
+        for index, holder in held.refused.items():
+            plan.refused[index] = Refusal(RefusalCode.LOCKED, holder=holder)
+        if any(_travels(proposal, change) for _, change in plan.standing()):
+            await _receive(volume, plan, upload, held)
+        blocker = await held.retake(wait_s)
+        if blocker is not None:
+            for index, _ in plan.standing():
+                plan.refused[index] = Refusal(RefusalCode.LOCKED, holder=blocker)
+        answer, _ = await volume.writer.submit(
+            lambda session: _commit(volume, session, plan),
+            after=lambda result: _publish(volume, result[1]),
+        )
+    return answer
+
+
+async def delete(volume: ServedVolume, proposal: Proposal) -> Answer:
+    """Carry out a DELETE: a STORE of deletes alone."""
+    if not all(isinstance(change, Delete) for change in proposal.changes):
+        raise Invalid("a DELETE holds deletes alone", field="changes", reason="kind")
+    return await store(volume, proposal, _NoUpload())
+
+
+class _NoUpload:
+    """The other side of a DELETE, which has nothing to send."""
+
+    async def grant(self, outcomes: Sequence[Outcome]) -> None:
+        """Never called: a delete has no content."""
+        raise AssertionError("a delete has no content to grant")
+
+    def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+        """Never called: a delete has no content."""
+        raise AssertionError("a delete has no content to ask for")
+
+
+def check_bounds(proposal: Proposal) -> None:
+    """Raise Invalid or TooLarge for a proposal over the bounds of one commit (G11)."""
+    changes = proposal.changes
+    if not changes:
+        raise Invalid("a STORE or DELETE has at least one change", field="changes", reason="none")
+    if len(changes) > CHANGES_MAX:
+        raise TooLarge(
+            f"{len(changes)} changes are too many for one commit, the limit is {CHANGES_MAX}",
+            limit=str(CHANGES_MAX),
+        )
+    size = sum(len(data) for data in proposal.inline.values())
+    for change in changes:
+        if isinstance(change, PutFile):
+            size += 36 * len(change.content.refs)
+    if size > COMMIT_BYTES_MAX:
+        raise TooLarge(
+            f"{size} bytes are too many for one commit, the limit is {COMMIT_BYTES_MAX}",
+            limit=str(COMMIT_BYTES_MAX),
+        )
+
+
+def _remembered(volume: ServedVolume, plan: _Plan) -> Answer | None:
+    with volume.metadata.read(volume.id) as reader:
+        return _replay(reader, plan)
+
+
+def _replay(reader: TableReader, plan: _Plan) -> Answer | None:
+    """Return the first answer to this op id (S4); raise Invalid when it asked something else."""
+    remembered = reader.answer(plan.proposal.author.replica, plan.proposal.op_id)
+    if remembered is None:
+        return None
+    if remembered.fingerprint != plan.fingerprint:
+        raise Invalid(
+            "this op id was used for other changes; make a fresh one for each operation",
+            field="op id",
+            reason="reused",
+        )
+    return replace(remembered.answer, is_replay=True)
+
+
+def _check_inline(proposal: Proposal) -> None:
+    """Check inline content against its digest (S1)."""
+    for digest, data in proposal.inline.items():
+        if len(data) > INLINE_BYTES_MAX:
+            raise TooLarge(
+                f"inline content has {len(data)} bytes, the limit is {INLINE_BYTES_MAX}",
+                limit=str(INLINE_BYTES_MAX),
+            )
+        if digest_of(data) != digest:
+            raise Invalid(
+                f"inline content does not have the digest {digest.hex()}",
+                field="inline",
+                reason="digest",
+            )
+
+
+def _travels(proposal: Proposal, change: Change) -> bool:
+    """Tell whether a change has content that is not in the proposal itself."""
+    return isinstance(change, PutFile) and any(
+        ref.digest not in proposal.inline for ref in change.content.refs
+    )
+
+
+async def _receive(volume: ServedVolume, plan: _Plan, upload: Upload, held: HeldLocks) -> None:
+    """Find out what stands, tell it, and get the chunks that are missing for it."""
+    await volume.workers.run(_decide_early, volume, plan)
+    outcomes = [
+        plan.refused.get(index, Accepted(Revision(0), change.base))
+        for index, change in enumerate(plan.proposal.changes)
+    ]
+    await upload.grant(outcomes)
+    contents: list[tuple[int, Content]] = [
+        (index, change.content)
+        for index, change in plan.standing()
+        if isinstance(change, PutFile) and _travels(plan.proposal, change)
+    ]
+    if plan.proposal.is_atomic and plan.refused:
+        return
+    receiver = Receiver(volume, upload.request, held.progress)
+    try:
+        plan.needed.update(await receiver.receive(contents))
+    finally:
+        # What arrived of a broken transfer stays, so that the next try goes on from there.
+        await volume.writer.index_chunks()
+
+
+def _decide_early(volume: ServedVolume, plan: _Plan) -> None:
+    """Refuse what cannot hold, before its content travels for nothing (S2, S3)."""
+    standing = plan.standing()
+    with volume.metadata.read(volume.id) as reader:
+        decision = decide(reader, [change for _, change in standing], Revision(1))
+    for (index, _), outcome in zip(standing, decision.outcomes, strict=True):
+        if isinstance(outcome, Refusal):
+            plan.refused[index] = outcome
+
+
+def _commit(
+    volume: ServedVolume, session: WriteSession, plan: _Plan
+) -> tuple[Answer, FeedItem | None]:
+    """Decide and write, in the writer's thread and its session."""
+    replayed = _replay(session, plan)
+    if replayed is not None:
+        return replayed, None
+    proposal = plan.proposal
+    head = session.head()
+    refused = dict(plan.refused)
+    refused.update(_missing(volume, session, plan))
+    standing = [pair for pair in enumerate(proposal.changes) if pair[0] not in refused]
+    revision = Revision(head.revision + 1)
+    if proposal.is_atomic and refused:
+        return Answer(head.revision, _all_refused(proposal, refused)), None
+    decision = decide(
+        session, [change for _, change in standing], revision, is_atomic=proposal.is_atomic
+    )
+    outcomes: dict[int, Outcome] = dict(refused)
+    for (index, _), outcome in zip(standing, decision.outcomes, strict=True):
+        outcomes[index] = outcome
+    ordered = tuple(outcomes[index] for index in range(len(proposal.changes)))
+    if decision.is_empty:
+        return Answer(head.revision, ordered), None
+    inline = {
+        entry.content.digest: proposal.inline[entry.content.digest]
+        for entry in decision.entries
+        if entry.content is not None and entry.content.digest in proposal.inline
+    }
+    absent = volume.chunks.missing_in(session, inline)
+    volume.chunks.append({digest: inline[digest] for digest in absent})
+    time_ns = volume.clock.wall_ns()
+    commit = Commit(
+        revision,
+        commit_id(
+            head.commit_id,
+            revision,
+            proposal.author,
+            proposal.op_id,
+            time_ns,
+            proposal.is_confirmed,
+            decision.entries,
+        ),
+        proposal.author,
+        proposal.op_id,
+        time_ns,
+        proposal.is_confirmed,
+        decision.entries,
+        advance_digest(head.table_digest, decision.replaced, decision.entries),
+    )
+    answer = Answer(revision, ordered)
+    session.add_commit(commit, RememberedAnswer(plan.fingerprint, answer))
+    return answer, FeedItem(commit, inline)
+
+
+def _missing(volume: ServedVolume, session: TableReader, plan: _Plan) -> dict[int, Refusal]:
+    """Refuse changes whose chunks are not all there as the write session sees it."""
+    wanted: dict[int, list[Digest]] = {}
+    for index, change in plan.standing():
+        if not isinstance(change, PutFile):
+            continue
+        digests = [ref.digest for ref in change.content.refs]
+        if change.content.depth and index not in plan.needed:
+            # Nobody has looked into its pieces, so nobody knows that its chunks are there.
+            wanted[index] = digests
+            continue
+        digests += plan.needed.get(index, [])
+        wanted[index] = [digest for digest in digests if digest not in plan.proposal.inline]
+    every = {digest for digests in wanted.values() for digest in digests}
+    absent = volume.chunks.missing_in(session, every) if every else set()
+    refusals = {}
+    for index, digests in wanted.items():
+        lacking = [digest for digest in dict.fromkeys(digests) if digest in absent]
+        if lacking:
+            refusals[index] = Refusal(
+                RefusalCode.MISSING, missing=tuple(lacking[:MISSING_SHOWN_MAX])
+            )
+    return refusals
+
+
+def _all_refused(proposal: Proposal, refused: dict[int, Refusal]) -> tuple[Outcome, ...]:
+    return tuple(
+        refused.get(index, Refusal(RefusalCode.ATOMIC)) for index in range(len(proposal.changes))
+    )
+
+
+def _publish(volume: ServedVolume, item: FeedItem | None) -> None:
+    if item is not None:
+        volume.feed.publish(item)
