@@ -1,0 +1,234 @@
+"""The link to one volume over gRPC. No call is repeated here: a wrapper does that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+import grpc.aio
+
+from syncline import __version__
+from syncline.core.changes import Answer, Proposal
+from syncline.core.identity import Digest, Revision, digest_of
+from syncline.core.names import RelPath
+from syncline.errors import Corrupt, ProtocolBroken, SynclineError
+from syncline.ports.link import (
+    ChunkSource,
+    Located,
+    Progress,
+    ServerFacts,
+    WatchBegin,
+    WatchEvent,
+)
+from syncline.rpc.calls import (
+    StreamCall,
+    ask,
+    only_error,
+    server_said,
+    stream_stream,
+    unary_stream,
+)
+from syncline.rpc.channel import open_channel
+from syncline.rpc.convert_answers import AnswerReader, digest_groups
+from syncline.rpc.convert_entries import invalid
+from syncline.rpc.convert_reads import (
+    STAT_PATHS_MAX,
+    Listing,
+    facts_from_pb,
+    fetch_to_pb,
+    hello_to_pb,
+    list_page_from_pb,
+    list_to_pb,
+    stat_answer_from_pb,
+    stat_to_pb,
+)
+from syncline.rpc.convert_store import check_proposal, delete_to_pb
+from syncline.rpc.convert_watch import WatchReader, progress_to_pb, watch_begin_to_pb
+from syncline.rpc.frames import ChunkUnpacker
+from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
+from syncline.rpc.methods import DELETE, FETCH, HELLO, LIST, STAT, STORE, WATCH
+from syncline.rpc.store_call import StoreCall
+
+_HASH_INLINE_BYTES_MAX = 512 * 1024
+"""Up to here a digest (6 GB/s) costs the loop less than the way to a thread and back."""
+
+_WatchCall = StreamCall[pb.WatchRequest, pb.WatchResponse]
+
+
+class GrpcLink:
+    """Implements `syncline.ports.link.Link`.
+
+    `timeout_s` is the deadline of a unary call; a stream may be longer, but not without a message
+    for so long. A STORE or DELETE may besides wait for locks as long as its proposal says.
+    Iterators hold a call open: leave them early with `contextlib.aclosing`.
+    """
+
+    def __init__(self, target: str, volume: str, *, timeout_s: float) -> None:
+        """Name the server (`host:port`) and the volume; nothing is sent before the first call."""
+        self._target = target
+        self._volume = volume
+        self._timeout_s = timeout_s
+        self._channel: grpc.aio.Channel | None = None
+
+    def _open(self) -> grpc.aio.Channel:
+        # At the first call and not before: a channel belongs to the event loop that it is made in.
+        if self._channel is None:
+            self._channel = open_channel(self._target)
+        return self._channel
+
+    async def close(self) -> None:
+        """End all calls and let go of the connection."""
+        if self._channel is not None:
+            await self._channel.close(None)
+
+    async def hello(self) -> ServerFacts:
+        """Return the facts; raise TooNew when the two sides speak no common protocol."""
+        request = hello_to_pb(self._volume, __version__)
+        response = await ask(self._open(), HELLO, request, self._timeout_s)
+        with server_said():
+            return facts_from_pb(response)
+
+    async def store(self, proposal: Proposal, source: ChunkSource) -> Answer:
+        """Make one commit; `source` is asked for the chunks that the server lacks, in order."""
+        check_proposal(proposal)
+        timeout_s = self._timeout_s + proposal.wait_s
+        async with stream_stream(self._open(), STORE, timeout_s) as call:
+            return await StoreCall(call, self._volume, proposal, source, timeout_s).run()
+
+    async def delete(self, proposal: Proposal) -> Answer:
+        """Make one commit of deletes; raise Invalid when the proposal has anything else."""
+        request = delete_to_pb(self._volume, proposal)
+        timeout_s = self._timeout_s + proposal.wait_s
+        response = await ask(self._open(), DELETE, request, timeout_s)
+        reader = AnswerReader(len(proposal.changes))
+        with server_said():
+            reader.add(response)
+            if reader.answer is None:
+                raise invalid("outcomes", "not one for each change")
+        return reader.answer
+
+    async def fetch(self, digests: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
+        """Yield chunks in the order asked, each checked against its digest (G8)."""
+        for part in digest_groups(digests):
+            request = fetch_to_pb(self._volume, part)
+            async with unary_stream(self._open(), FETCH, request, self._timeout_s) as call:
+                unpacker = ChunkUnpacker()
+                position = 0
+                while (response := await call.read()) is not None:
+                    chunks = _unpack(unpacker, response)
+                    expected = part[position : position + len(chunks)]
+                    position += len(chunks)
+                    if len(expected) < len(chunks):
+                        raise ProtocolBroken("the server sent more chunks than were asked for")
+                    await _check_chunks(expected, chunks)
+                    for chunk in chunks:
+                        yield chunk
+                if position < len(part) or unpacker.is_partial:
+                    raise ProtocolBroken("the server ended a FETCH before its last chunk")
+
+    async def watch(
+        self, begin: WatchBegin, progress: AsyncIterator[Progress]
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Yield what happens, for ever; send what `progress` yields meanwhile.
+
+        The end of `progress` ends nothing; a typed error out of it ends the watch with it.
+        """
+        failures: list[BaseException] = []
+        try:
+            async with (
+                stream_stream(self._open(), WATCH, self._timeout_s) as call,
+                asyncio.TaskGroup() as group,
+            ):
+                opening = watch_begin_to_pb(self._volume, begin)
+                report = group.create_task(_report(call, opening, progress, failures))
+                reader = WatchReader(begin.cursor.revision if begin.cursor else None)
+                while (response := await call.read()) is not None:
+                    with server_said():
+                        event = reader.add(response)
+                    if event is not None:
+                        yield event
+                report.cancel()
+        except BaseExceptionGroup as errors:
+            failures.append(only_error(errors))
+        if failures:
+            raise failures[0]
+        raise ProtocolBroken("the server ended a WATCH as if there were nothing more to come")
+
+    async def list(
+        self, path: RelPath, *, is_recursive: bool, at: Revision | None
+    ) -> AsyncGenerator[Located, None]:
+        """Yield what is at and below a path, all of one revision."""
+        listing = Listing(path, is_recursive, at)
+        request = list_to_pb(self._volume, listing)
+        listed: Revision | None = at
+        async with unary_stream(self._open(), LIST, request, self._timeout_s) as call:
+            while (response := await call.read()) is not None:
+                with server_said():
+                    revision, entries = list_page_from_pb(response, listing)
+                    if listed not in (None, revision):
+                        raise invalid("revision", "the pages of a listing have different ones")
+                listed = revision
+                for located in entries:
+                    yield located
+
+    async def stat(self, paths: Sequence[RelPath], at: Revision | None) -> Sequence[Located | None]:
+        """Return what is at each path; many paths are asked for in parts, at one revision."""
+        found: list[Located | None] = []
+        for start in range(0, len(paths), STAT_PATHS_MAX):
+            part = paths[start : start + STAT_PATHS_MAX]
+            request = stat_to_pb(self._volume, part, at)
+            response = await ask(self._open(), STAT, request, self._timeout_s)
+            with server_said():
+                revision, results = stat_answer_from_pb(response, part)
+                if at not in (None, revision):
+                    raise invalid("revision", "is not the revision that was asked for")
+            # An empty volume has no revision to ask for again; what comes later is not seen twice.
+            at = revision or None
+            found.extend(results)
+        return found
+
+
+def _unpack(unpacker: ChunkUnpacker, response: pb.FetchResponse) -> list[bytes]:
+    with server_said():
+        if response.WhichOneof("part") != "chunks":
+            raise invalid("part", "a FETCH by digest has chunks alone")
+        return unpacker.add(response.chunks)
+
+
+async def _check_chunks(digests: Sequence[Digest], chunks: Sequence[bytes]) -> None:
+    """Raise Corrupt for the first chunk that is not what its digest says."""
+    if sum(map(len, chunks)) > _HASH_INLINE_BYTES_MAX:
+        wrong = await asyncio.to_thread(_first_wrong, digests, chunks)
+    else:
+        wrong = _first_wrong(digests, chunks)
+    if wrong is not None:
+        raise Corrupt("the server sent a chunk with other bytes", digest=wrong.hex())
+
+
+def _first_wrong(digests: Sequence[Digest], chunks: Sequence[bytes]) -> Digest | None:
+    for digest, chunk in zip(digests, chunks, strict=True):
+        if digest_of(chunk) != digest:
+            return digest
+    return None
+
+
+async def _report(
+    call: _WatchCall,
+    begin: pb.WatchRequest,
+    progress: AsyncIterator[Progress],
+    failures: list[BaseException],
+) -> None:
+    """Open the WATCH and send progress. Never raises one of our errors.
+
+    An error out of this task would cancel the consumer of the iterator in the middle of his own
+    work; so it is kept, and the call ended, for the reading side to find.
+    """
+    try:
+        if not await call.write(begin):
+            return
+        async for item in progress:
+            if not await call.write(progress_to_pb(item)):
+                return
+    except SynclineError as error:
+        failures.append(error)
+        call.end()

@@ -1,0 +1,248 @@
+"""The service: convert and check, call one use case, convert back.
+
+What a caller sends is checked here once; errors are raised as ours and mapped by the interceptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+import grpc.aio
+
+from syncline import __version__
+from syncline.core.changes import Outcome
+from syncline.core.identity import Digest
+from syncline.errors import Invalid, TimedOut
+from syncline.ports.link import (
+    PROTOCOL,
+    PROTOCOL_OLDEST,
+    Committed,
+    Heartbeat,
+    ServerFacts,
+    SnapshotBegin,
+    SnapshotEnd,
+    SnapshotPage,
+)
+from syncline.rpc import convert_answers, convert_reads, convert_store, convert_watch
+from syncline.rpc.convert_entries import located_to_pb
+from syncline.rpc.frames import ChunkPacker, ChunkUnpacker
+from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
+from syncline.rpc.methods import Behaviour
+from syncline.server.feed import FeedItem
+from syncline.server.fetch import fetch_chunks, fetch_content, find_file
+from syncline.server.listing import listing, stat
+from syncline.server.store import delete, store
+from syncline.server.volume import VolumeSet
+from syncline.server.watch import Watched, Watcher, WithPaths, watch
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class Servicer:
+    """Serves the volumes of a server."""
+
+    def __init__(self, volumes: VolumeSet) -> None:
+        self._volumes = volumes
+
+    def behaviours(self) -> dict[str, Behaviour]:
+        """Return each method by its name on the wire."""
+        return {
+            "Hello": self.hello,
+            "Store": self.store,
+            "Delete": self.delete,
+            "Fetch": self.fetch,
+            "Watch": self.watch,
+            "List": self.list,
+            "Stat": self.stat,
+        }
+
+    async def hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
+        """Say what this server speaks; a client that cannot speak it finds out by the numbers."""
+        volume = self._volumes.find(convert_reads.hello_from_pb(request))
+        return convert_reads.facts_to_pb(
+            ServerFacts(
+                PROTOCOL,
+                PROTOCOL_OLDEST,
+                __version__,
+                frozenset(),
+                volume.id,
+                volume.facts.name,
+                volume.feed.head,
+            )
+        )
+
+    async def store(self, requests: AsyncIterator[pb.StoreRequest], context: Context) -> None:
+        """Assemble the proposal and carry it out; the upload writes to the stream in between."""
+        stream = _StoreStream(requests, self._volumes.limits.message_wait_s)
+        begin = await stream.next()
+        if begin.WhichOneof("part") != "begin":
+            raise Invalid("a STORE starts with its begin", field="part", reason="order")
+        reader = convert_store.ProposalReader(begin.begin)
+        volume = self._volumes.find(reader.volume)
+        with self._volumes.stores.enter(begin.begin.author.replica):
+            while not reader.is_complete:
+                message = await stream.next()
+                if message.WhichOneof("part") != "changes":
+                    raise Invalid("the changes of a STORE follow", field="part", reason="order")
+                reader.add(message.changes)
+            answer = await store(volume, reader.proposal(), _Upload(stream, context))
+            for frame in convert_answers.answer_frames(answer):
+                await context.write(pb.StoreResponse(committed=frame))
+
+    async def delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        """Carry out a DELETE."""
+        name, proposal = convert_store.delete_from_pb(request)
+        volume = self._volumes.find(name)
+        with self._volumes.stores.enter(proposal.author.replica):
+            return convert_answers.delete_answer_to_pb(await delete(volume, proposal))
+
+    async def fetch(
+        self, request: pb.FetchRequest, context: Context
+    ) -> AsyncIterator[pb.FetchResponse]:
+        """Send one file by its path, or chunks by their digests."""
+        name, wanted = convert_reads.fetch_from_pb(request)
+        volume = self._volumes.find(name)
+        packer = ChunkPacker()
+        with self._volumes.reads.enter(context.peer()):
+            if isinstance(wanted, convert_reads.FileAddress):
+                found = await find_file(volume, wanted.path, wanted.at)
+                yield pb.FetchResponse(found=located_to_pb(found))
+                batches = fetch_content(volume, found.entry, wanted.offset)
+            else:
+                batches = fetch_chunks(volume, wanted)
+            async with aclosing(batches):
+                async for batch in batches:
+                    for data in batch:
+                        for frame in packer.add(data):
+                            yield pb.FetchResponse(chunks=frame)
+            for frame in packer.flush():
+                yield pb.FetchResponse(chunks=frame)
+
+    async def watch(self, requests: AsyncIterator[pb.WatchRequest], context: Context) -> None:
+        """Send the feed, and take note of what the client says of its progress meanwhile."""
+        first = await _next(requests, self._volumes.limits.message_wait_s)
+        name, begin = convert_watch.watch_begin_from_pb(first)
+        volume = self._volumes.find(name)
+        with self._volumes.watches.enter(begin.author.replica):
+            logger.info("watch_begin volume=%s replica=%s", name, begin.author.replica.hex())
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_listen(requests, Watcher(begin.author)))
+                events = watch(volume, begin)
+                async with aclosing(events):
+                    async for event in events:
+                        for frame in _event_frames(event, wants_inline=begin.wants_inline):
+                            await context.write(frame)
+
+    async def list(
+        self, request: pb.ListRequest, context: Context
+    ) -> AsyncIterator[pb.ListResponse]:
+        """Send a listing in pages."""
+        name, wanted = convert_reads.list_from_pb(request)
+        volume = self._volumes.find(name)
+        with self._volumes.reads.enter(context.peer()):
+            pages = listing(volume, wanted.path, is_recursive=wanted.is_recursive, at=wanted.at)
+            async with aclosing(pages):
+                async for page in pages:
+                    for frame in convert_reads.list_frames(page.revision, page.entries):
+                        yield frame
+
+    async def stat(self, request: pb.StatRequest, context: Context) -> pb.StatResponse:
+        """Tell what is at some paths."""
+        name, paths, at = convert_reads.stat_from_pb(request)
+        volume = self._volumes.find(name)
+        with self._volumes.reads.enter(context.peer()):
+            revision, found = await stat(volume, paths, at)
+        return convert_reads.stat_answer_to_pb(revision, found)
+
+
+def _event_frames(event: Watched, *, wants_inline: bool) -> Sequence[pb.WatchResponse | bytes]:
+    """Return the messages of an event; a commit of the feed is encoded once for all watchers."""
+    match event:
+        case FeedItem():
+            frames = event.frames.get(wants_inline)
+            if frames is None:
+                committed = Committed(event.commit, (), event.inline if wants_inline else {})
+                frames = [
+                    frame.SerializeToString() for frame in convert_watch.event_frames(committed)
+                ]
+                event.frames[wants_inline] = frames
+            return frames
+        case WithPaths():
+            return list(convert_watch.event_frames(Committed(event.commit, event.changes, {})))
+        case Heartbeat() | SnapshotBegin() | SnapshotPage() | SnapshotEnd():
+            return list(convert_watch.event_frames(event))
+
+
+async def _listen(requests: AsyncIterator[pb.WatchRequest], watcher: Watcher) -> None:
+    """Take note of a watcher's progress until it has no more to say."""
+    async for message in requests:
+        watcher.progress = convert_watch.progress_from_pb(message)
+        logger.debug(
+            "watch_progress replica=%s placed=%d pending=%d problems=%d",
+            watcher.author.replica.hex(),
+            watcher.progress.placed.revision,
+            watcher.progress.pending,
+            watcher.progress.problems,
+        )
+
+
+async def _next(requests: AsyncIterator[T], wait_s: float) -> T:
+    """Return the next message of a stream; raise Invalid at its end, TimedOut when it is late."""
+    try:
+        async with asyncio.timeout(wait_s):
+            return await anext(requests)
+    except StopAsyncIteration as error:
+        raise Invalid("the stream ended too early", field="stream", reason="short") from error
+    except TimeoutError as error:
+        raise TimedOut(f"the stream owed a message for {wait_s:.0f} s", side="client") from error
+
+
+class _StoreStream:
+    """The requests of one STORE, each in its time."""
+
+    def __init__(self, requests: AsyncIterator[pb.StoreRequest], wait_s: float) -> None:
+        self._requests = requests
+        self._wait_s = wait_s
+
+    async def next(self) -> pb.StoreRequest:
+        """Return the next request."""
+        return await _next(self._requests, self._wait_s)
+
+
+class _Upload:
+    """The client's end of a STORE."""
+
+    def __init__(self, stream: _StoreStream, context: Context) -> None:
+        self._stream = stream
+        self._context = context
+        self._unpacker = ChunkUnpacker()
+
+    async def grant(self, outcomes: Sequence[Outcome]) -> None:
+        """Tell the client what stands."""
+        for frame in convert_answers.granted_frames(outcomes):
+            await self._context.write(pb.StoreResponse(granted=frame))
+
+    async def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+        """Ask for chunks and yield what comes, as many as were asked for."""
+        for frame in convert_answers.missing_frames(digests):
+            await self._context.write(pb.StoreResponse(missing=frame))
+        left = len(digests)
+        while left:
+            message = await self._stream.next()
+            if message.WhichOneof("part") != "chunks":
+                raise Invalid("chunks were asked for", field="part", reason="order")
+            for data in self._unpacker.add(message.chunks):
+                left -= 1
+                if left < 0:
+                    raise Invalid("a chunk came unasked", field="chunks", reason="many")
+                yield data
+        if self._unpacker.is_partial:
+            raise Invalid("a chunk came unasked", field="chunks", reason="many")
