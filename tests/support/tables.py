@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from syncline.core.commits import Decision
-from syncline.core.entries import Entry
+from syncline.core.entries import Entry, Kind
 from syncline.core.identity import EntryId
 from syncline.core.names import Name
 from syncline.core.table import EMPTY_TABLE_DIGEST, TableDigest, advance_digest, path_of
@@ -26,6 +26,9 @@ class DictTable:
     def children(self, parent: EntryId) -> Iterator[Entry]:
         found = [state for state in self.live() if state.parent == parent]
         return iter(sorted(found, key=lambda state: state.name))
+
+    def directories(self, parent: EntryId) -> list[Entry]:
+        return [child for child in self.children(parent) if child.kind is Kind.DIRECTORY]
 
     def live(self) -> list[Entry]:
         """Return all live entries, in no order that means anything."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
-from syncline.core.entries import Entry
+from syncline.core.entries import Entry, Kind
 from syncline.core.identity import (
     NO_REVISION,
     REVISION_MAX,
@@ -184,6 +184,10 @@ class _Reader:
     def children(self, parent: EntryId) -> Iterator[Entry]:
         """Return the live children of a directory in order of name."""
         return iter(self.children_after(parent, None, sys.maxsize))
+
+    def directories(self, parent: EntryId) -> Sequence[Entry]:
+        """Return the live directories among the children, in order of name."""
+        return [child for child in self.children(parent) if child.kind is Kind.DIRECTORY]
 
     def children_after(self, parent: EntryId, after: Name | None, limit: int) -> Sequence[Entry]:
         """Return up to `limit` live children in order of name, those past `after`."""

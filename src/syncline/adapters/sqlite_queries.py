@@ -9,6 +9,8 @@ along versions: what must pass over them jumps from one id or name to the next.
 
 from __future__ import annotations
 
+from syncline.core.entries import Kind
+
 _ENTRY = (
     "e.id, e.revision, e.parent, e.name, e.kind, e.mode, e.mtime_ns, e.size, e.digest, e.manifest,"
     " e.target, e.is_live"
@@ -53,6 +55,13 @@ CHILDREN = f"""
 SELECT {_ENTRY} FROM entries e INDEXED BY placed
 WHERE e.volume = ?1 AND e.parent = ?2 AND e.name > ?3 AND e.revision <= ?4 AND {_IS_PLACED}
 ORDER BY e.name LIMIT ?5
+"""
+
+DIRECTORIES = f"""
+SELECT {_ENTRY} FROM entries e INDEXED BY placed
+WHERE e.volume = ?1 AND e.parent = ?2 AND e.revision <= ?3 AND {_IS_PLACED}
+  AND e.kind = {Kind.DIRECTORY:d}
+ORDER BY e.name
 """
 
 PAST_CHILDREN = f"""

@@ -12,7 +12,7 @@ from syncline.adapters import sqlite_queries as sql
 from syncline.adapters.row_codec import decode_answer, encode_answer, entry_of, row_of
 from syncline.adapters.sqlite_schema import translated
 from syncline.core.changes import Author
-from syncline.core.entries import Entry
+from syncline.core.entries import Entry, Kind
 from syncline.core.identity import (
     DIGEST_BYTES,
     NO_REVISION,
@@ -118,6 +118,14 @@ class Reader:
             if len(page) < limit:
                 return
             after, limit = page[-1].name, CHILDREN_MAX
+
+    @translating
+    def directories(self, parent: EntryId) -> Sequence[Entry]:
+        """Return the live directories among the children, in order of name."""
+        if self._is_past:
+            return [child for child in self.children(parent) if child.kind is Kind.DIRECTORY]
+        found = self._open.execute(sql.DIRECTORIES, (self._key, parent, self._at)).fetchall()
+        return [entry_of(row) for row in found]
 
     @translating
     def children_after(self, parent: EntryId, after: Name | None, limit: int) -> Sequence[Entry]:

@@ -11,11 +11,13 @@ K4  A change that would change nothing is accepted and makes no new state; so do
     is deleted already.
 K5  A refusal touches nothing; with `is_atomic` one refusal refuses all.
 K6  Outcomes speak of the table after the commit: they name no state that it does not have.
+K7  The path of a directory has at most 4,096 bytes, and so that of anything in it 256 more: a move
+    to a longer path looks at the directories below; no other rule costs more than O(changes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -208,7 +210,7 @@ class _Overlay:
             return Refusal(RefusalCode.STALE, current=current)
         wanted = replace(current, revision=self.revision, parent=change.parent, name=change.name)
         if (current.parent, current.name) != (wanted.parent, wanted.name):
-            blocked = self._place_blocked(wanted)
+            blocked = self._place_blocked(wanted) or self._too_deep(current, wanted)
             if blocked:
                 return blocked
         return self._supersede(wanted)
@@ -250,6 +252,40 @@ class _Overlay:
         if taken is not None and taken.id != wanted.id:
             return Refusal(RefusalCode.NAME_TAKEN, taken)
         return None
+
+    def _too_deep(self, current: Entry, wanted: Entry) -> Refusal | None:
+        """Check K7 for what hangs below a directory that gets a longer path."""
+        path_bytes = self._path_bytes(wanted)
+        if wanted.kind is not Kind.DIRECTORY or path_bytes <= self._path_bytes(current):
+            return None
+        waiting = [(wanted.id, path_bytes)]
+        while waiting:
+            directory, path_bytes = waiting.pop()
+            if path_bytes > PATH_BYTES_MAX:
+                return Refusal(
+                    RefusalCode.INVALID,
+                    detail=f"a path below it would be over {PATH_BYTES_MAX} bytes",
+                )
+            waiting += [
+                (child.id, path_bytes + 1 + len(child.name))
+                for child in self._directories(directory)
+            ]
+        return None
+
+    def _path_bytes(self, entry: Entry) -> int:
+        path_bytes = len(entry.name)
+        while entry.parent != ROOT_ID:
+            above = self._entry(entry.parent)
+            assert above is not None, "an entry has a parent that was never there"
+            entry = above
+            path_bytes += len(entry.name) + 1
+        return path_bytes
+
+    def _directories(self, parent: EntryId) -> Iterator[Entry]:
+        """Yield the directories in a directory; remembers none, there may be many."""
+        changed = [self.after[id] for id in self.added.get(parent, ())]
+        yield from (child for child in changed if child.kind is Kind.DIRECTORY)
+        yield from (child for child in self.table.directories(parent) if child.id not in self.after)
 
     def _supersede(self, wanted: Entry) -> Accepted:
         current = self._entry(wanted.id)

@@ -28,6 +28,7 @@ INLINE_BYTES_MAX = CHUNK_BYTES_MIN
 """Content up to this size is always one chunk and may travel inside the change that names it."""
 
 DIRECT_REFS_MAX = 64
+REF_BYTES = DIGEST_BYTES + 4
 PIECE_REFS_MAX = 7281
 """36 bytes a reference: a full piece is just under 256 KiB, the best frame on the wire."""
 

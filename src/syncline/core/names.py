@@ -23,6 +23,8 @@ Name = NewType("Name", bytes)
 
 NAME_BYTES_MAX = 255
 PATH_BYTES_MAX = 4096
+TOLD_PATH_BYTES_MAX = PATH_BYTES_MAX + 1 + NAME_BYTES_MAX
+"""A path as the server tells it: a move bounds the directories below it, not the files in them."""
 RESERVED_ROOT_NAME = b".syncline"
 
 
@@ -61,13 +63,13 @@ class RelPath:
     parts: tuple[Name, ...] = ()
 
     @classmethod
-    def parse(cls, raw: bytes) -> RelPath:
+    def parse(cls, raw: bytes, *, bytes_max: int = PATH_BYTES_MAX) -> RelPath:
         """Split and check a path; raise Invalid for anything but clean relative names (N1-N3)."""
         if not raw:
             return cls()
-        if len(raw) > PATH_BYTES_MAX:
+        if len(raw) > bytes_max:
             raise Invalid(
-                f"the path has {len(raw)} bytes, the limit is {PATH_BYTES_MAX}",
+                f"the path has {len(raw)} bytes, the limit is {bytes_max}",
                 field="path",
                 reason="too long",
             )

@@ -87,6 +87,9 @@ class Table(Protocol):
     def children(self, parent: EntryId) -> Iterator[Entry]:
         """Yield the live children of a directory in order of name; may be left early."""
 
+    def directories(self, parent: EntryId) -> Sequence[Entry]:
+        """Return the live directories among the children, in order of name."""
+
 
 def genesis(volume: VolumeId) -> CommitId:
     """Return the commit id of revision 0: it tells two volumes of one name apart."""

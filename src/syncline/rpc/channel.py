@@ -47,8 +47,9 @@ CLIENT_OPTIONS: Options = [
     ("grpc.use_local_subchannel_pool", 1),
     # Never longer without a try than a user waits; our wrapper adds the jitter between calls.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 3000),
+    # In spite of its name this is how long one try to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # Repeating is decided in one place, by op ids, and not by gRPC; no TXT look-ups either.
     ("grpc.enable_retries", 0),
     ("grpc.service_config_disable_resolution", 1),

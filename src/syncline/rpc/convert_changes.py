@@ -9,7 +9,6 @@ from syncline.core.entries import parse_mode, parse_target
 from syncline.core.identity import Digest, parse_entry_id, parse_revision
 from syncline.core.names import parse_name
 from syncline.rpc.convert_entries import (
-    REF_BYTES,
     content_from_pb,
     content_to_pb,
     inline_for,
@@ -17,22 +16,6 @@ from syncline.rpc.convert_entries import (
     take_inline,
 )
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
-
-
-def change_bytes(change: Change, inline: dict[Digest, bytes]) -> int:
-    """Return what a change counts towards `COMMIT_BYTES_MAX`: names, manifest, target, inline."""
-    match change:
-        case PutFile():
-            raw = inline_for(change.content, inline)
-            return len(change.name) + REF_BYTES * len(change.content.refs) + len(raw or b"")
-        case PutLink():
-            return len(change.name) + len(change.target)
-        case PutDirectory() | Move():
-            return len(change.name)
-        case Delete():
-            return 0
-        case _:
-            assert_never(change)
 
 
 def change_to_pb(change: Change, inline: dict[Digest, bytes]) -> pb.Change:

@@ -32,7 +32,7 @@ from syncline.core.identity import (
     parse_revision,
 )
 from syncline.core.manifests import INLINE_BYTES_MAX, PIECES_MAX, ChunkRef, Content, check_content
-from syncline.core.names import RelPath, is_reserved, parse_name
+from syncline.core.names import TOLD_PATH_BYTES_MAX, RelPath, is_reserved, parse_name
 from syncline.core.table import Cursor, Head
 from syncline.errors import Invalid
 from syncline.ports.link import Located
@@ -45,7 +45,6 @@ FRAME_BYTES = 1024 * 1024 - 128 * 1024
 """Where a frame of items is cut; the largest single item still keeps it under 1 MiB."""
 
 FRAME_ITEMS = 512
-REF_BYTES = 36
 """What a reference counts towards the limits: as in a piece of a manifest."""
 
 REF_WIRE_BYTES = 44
@@ -200,7 +199,7 @@ def path_from_pb(raw: bytes) -> RelPath:
     """Return a checked path of an entry; the root is none."""
     if not raw:
         raise invalid("path", "the root is no entry")
-    return RelPath.parse(raw)
+    return RelPath.parse(raw, bytes_max=TOLD_PATH_BYTES_MAX)
 
 
 def located_to_pb(located: Located) -> pb.Located:

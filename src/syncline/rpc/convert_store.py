@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from syncline.core.bounds import CommitBounds, change_bytes
 from syncline.core.changes import (
     CHANGES_MAX,
-    COMMIT_BYTES_MAX,
     Change,
     Delete,
     Proposal,
     PutFile,
 )
 from syncline.core.identity import Digest, parse_op_id
+from syncline.core.manifests import REF_BYTES
 from syncline.errors import TooLarge
-from syncline.rpc.convert_changes import change_bytes, change_from_pb, change_to_pb
+from syncline.rpc.convert_changes import change_from_pb, change_to_pb
 from syncline.rpc.convert_entries import (
     ITEM_WIRE_BYTES,
-    REF_BYTES,
     REF_WIRE_BYTES,
     author_from_pb,
     author_to_pb,
@@ -45,10 +44,10 @@ def begin_to_pb(volume: str, proposal: Proposal) -> pb.StoreBegin:
 
 def check_proposal(proposal: Proposal) -> None:
     """Raise TooLarge for a proposal that a server must refuse, Invalid for an empty one."""
-    bounds = _Bounds()
+    bounds = CommitBounds()
     seen: dict[Digest, bytes] = {}
     for change in proposal.changes:
-        bounds.add(change, _first_time(change, proposal.inline, seen))
+        bounds.add(change, _size(_first_time(change, proposal.inline, seen)))
     bounds.finish()
 
 
@@ -77,36 +76,12 @@ def _first_time(
     return {change.content.digest: raw}
 
 
+def _size(inline: dict[Digest, bytes]) -> int:
+    return sum(map(len, inline.values()))
+
+
 def _change_weight(change: Change, inline: dict[Digest, bytes]) -> int:
-    return ITEM_WIRE_BYTES + change_bytes(change, inline) * REF_WIRE_BYTES // REF_BYTES
-
-
-@dataclass(slots=True)
-class _Bounds:
-    """How much of a commit's limits is used up."""
-
-    changes: int = 0
-    used: int = 0
-
-    def add(self, change: Change, inline: dict[Digest, bytes]) -> None:
-        self.changes += 1
-        self.used += change_bytes(change, inline)
-        if self.changes > CHANGES_MAX:
-            raise TooLarge(
-                f"a commit has at most {CHANGES_MAX} changes",
-                field="changes",
-                limit=f"{CHANGES_MAX}",
-            )
-        if self.used > COMMIT_BYTES_MAX:
-            raise TooLarge(
-                f"a commit has at most {COMMIT_BYTES_MAX} bytes before its chunks",
-                field="changes",
-                limit=f"{COMMIT_BYTES_MAX}",
-            )
-
-    def finish(self) -> None:
-        if not self.changes:
-            raise invalid("changes", "there are none")
+    return ITEM_WIRE_BYTES + change_bytes(change) * REF_WIRE_BYTES // REF_BYTES + _size(inline)
 
 
 class ProposalReader:
@@ -122,7 +97,7 @@ class ProposalReader:
         self._wait_s = begin.wait_ms / 1000
         self._changes: list[Change] = []
         self._inline: dict[Digest, bytes] = {}
-        self._bounds = _Bounds()
+        self._bounds = CommitBounds()
         self.is_complete = False
 
     def add(self, frame: pb.StoreChanges) -> None:
@@ -134,7 +109,7 @@ class ProposalReader:
         for message in frame.changes:
             taken: dict[Digest, bytes] = {}
             change = change_from_pb(message, taken)
-            self._bounds.add(change, taken)
+            self._bounds.add(change, _size(taken))
             self._changes.append(change)
             self._inline.update(taken)
         self.is_complete = frame.is_last

@@ -133,13 +133,19 @@ class Servicer:
         volume = self._volumes.find(name)
         with self._volumes.watches.enter(begin.author.replica):
             logger.info("watch_begin volume=%s replica=%s", name, begin.author.replica.hex())
+            watcher = Watcher(begin.author)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_listen(requests, Watcher(begin.author)))
+                listener = tasks.create_task(_listen(requests, watcher))
                 events = watch(volume, begin)
                 async with aclosing(events):
                     async for event in events:
                         for frame in _event_frames(event, wants_inline=begin.wants_inline):
                             await context.write(frame)
+                        if watcher.broken is not None:
+                            break
+                listener.cancel()
+            if watcher.broken is not None:
+                raise watcher.broken
 
     async def list(
         self, request: pb.ListRequest, context: Context
@@ -182,9 +188,16 @@ def _event_frames(event: Watched, *, wants_inline: bool) -> Sequence[pb.WatchRes
 
 
 async def _listen(requests: AsyncIterator[pb.WatchRequest], watcher: Watcher) -> None:
-    """Take note of a watcher's progress until it has no more to say."""
+    """Take note of a watcher's progress until it has no more to say.
+
+    What breaks the protocol is left for the sender to say: gRPC takes no abort beside a write.
+    """
     async for message in requests:
-        watcher.progress = convert_watch.progress_from_pb(message)
+        try:
+            watcher.progress = convert_watch.progress_from_pb(message)
+        except Invalid as error:
+            watcher.broken = error
+            return
         logger.debug(
             "watch_progress replica=%s placed=%d pending=%d problems=%d",
             watcher.author.replica.hex(),

@@ -15,7 +15,10 @@ from syncline.core.identity import Digest, Revision
 from syncline.core.table import Commit, Head
 
 ENTRY_COST_BYTES = 600
-"""What an entry takes in memory, about: the object, its encoded form and its share of the lists."""
+REF_COST_BYTES = 250
+COPIES = 3
+"""What a commit takes in memory, about: objects, and bytes once as they are and encoded for those
+watchers who want content and for those who do not."""
 
 
 @dataclass(slots=True)
@@ -25,12 +28,20 @@ class FeedItem:
     commit: Commit
     inline: dict[Digest, bytes]
     frames: dict[bool, list[bytes]] = field(default_factory=dict)
+    cost_bytes: int = field(init=False)
 
-    @property
-    def cost_bytes(self) -> int:
-        """Return about how much memory the item takes."""
-        content = sum(len(data) for data in self.inline.values())
-        return ENTRY_COST_BYTES * (1 + len(self.commit.entries)) + 2 * content
+    def __post_init__(self) -> None:
+        """Reckon the cost once, in the thread that makes the item."""
+        self.cost_bytes = self._cost()
+
+    def _cost(self) -> int:
+        size = sum(map(len, self.inline.values()))
+        refs = 0
+        for entry in self.commit.entries:
+            size += len(entry.name) + len(entry.target or b"")
+            refs += len(entry.content.refs) if entry.content else 0
+        objects = ENTRY_COST_BYTES * (1 + len(self.commit.entries)) + REF_COST_BYTES * refs
+        return objects + COPIES * size
 
 
 class Feed:

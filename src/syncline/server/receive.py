@@ -89,18 +89,22 @@ class Receiver:
                 for ref in one.content.refs:
                     yield one, ref
                 continue
-            sizes = 0
+            size = 0
             for piece in one.content.refs:
                 refs = await self._volume.workers.run(self._read_piece, piece)
+                size += sum(ref.size for ref in refs)
+                if size > one.content.size:
+                    check_total(one.content, [size])
                 for ref in refs:
-                    sizes += ref.size
                     one.needed.append(ref.digest)
                     yield one, ref
-            check_total(one.content, [sizes])
+            check_total(one.content, [size])
 
     def _read_piece(self, piece: ChunkRef) -> tuple[ChunkRef, ...]:
         try:
-            return decode_piece(self._volume.chunks.read(piece.digest))
+            data = self._volume.chunks.read(piece.digest)
+            _check_size(piece, data)
+            return decode_piece(data)
         except Corrupt as error:
             if "pack" in error.fields:
                 raise
@@ -189,18 +193,23 @@ class Receiver:
             data = fresh.get(step.ref.digest)
             if data is None:
                 data = self._volume.chunks.read(step.ref.digest)
-                if len(data) != step.ref.size:
-                    raise Invalid(
-                        f"chunk {step.ref.digest.hex()} has {len(data)} bytes, not {step.ref.size}",
-                        field="chunks",
-                        reason="size",
-                    )
+            _check_size(step.ref, data)
             yield step, data
 
 
 def _has_many(content: Content) -> bool:
     """Tell whether the digest of the whole says more than the digest of its one chunk (M2)."""
     return len(content.refs) > 1 or content.depth > 0
+
+
+def _check_size(ref: ChunkRef, data: bytes) -> None:
+    """Check what a manifest says of a chunk that was found by its digest alone (M1)."""
+    if len(data) != ref.size:
+        raise Invalid(
+            f"chunk {ref.digest.hex()} has {len(data)} bytes, not {ref.size}",
+            field="chunks",
+            reason="size",
+        )
 
 
 def _check_chunk(digest: Digest, size: int, data: bytes) -> None:

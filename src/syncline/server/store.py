@@ -18,9 +18,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from syncline.core.bounds import CommitBounds
 from syncline.core.changes import (
-    CHANGES_MAX,
-    COMMIT_BYTES_MAX,
     Accepted,
     Answer,
     Change,
@@ -127,23 +126,10 @@ class _NoUpload:
 
 def check_bounds(proposal: Proposal) -> None:
     """Raise Invalid or TooLarge for a proposal over the bounds of one commit (G11)."""
-    changes = proposal.changes
-    if not changes:
-        raise Invalid("a STORE or DELETE has at least one change", field="changes", reason="none")
-    if len(changes) > CHANGES_MAX:
-        raise TooLarge(
-            f"{len(changes)} changes are too many for one commit, the limit is {CHANGES_MAX}",
-            limit=str(CHANGES_MAX),
-        )
-    size = sum(len(data) for data in proposal.inline.values())
-    for change in changes:
-        if isinstance(change, PutFile):
-            size += 36 * len(change.content.refs)
-    if size > COMMIT_BYTES_MAX:
-        raise TooLarge(
-            f"{size} bytes are too many for one commit, the limit is {COMMIT_BYTES_MAX}",
-            limit=str(COMMIT_BYTES_MAX),
-        )
+    bounds = CommitBounds(used_bytes=sum(map(len, proposal.inline.values())))
+    for change in proposal.changes:
+        bounds.add(change, 0)
+    bounds.finish()
 
 
 def _remembered(volume: ServedVolume, plan: _Plan) -> Answer | None:
@@ -166,7 +152,7 @@ def _replay(reader: TableReader, plan: _Plan) -> Answer | None:
 
 
 def _check_inline(proposal: Proposal) -> None:
-    """Check inline content against its digest (S1)."""
+    """Check inline content against its digest, and each length that a change says of it (S1)."""
     for digest, data in proposal.inline.items():
         if len(data) > INLINE_BYTES_MAX:
             raise TooLarge(
@@ -179,12 +165,26 @@ def _check_inline(proposal: Proposal) -> None:
                 field="inline",
                 reason="digest",
             )
+    for change in proposal.changes:
+        if not isinstance(change, PutFile):
+            continue
+        for ref in change.content.refs:
+            known = proposal.inline.get(ref.digest)
+            if known is not None and len(known) != ref.size:
+                raise Invalid(
+                    f"inline content {ref.digest.hex()} has {len(known)} bytes, not {ref.size}",
+                    field="inline",
+                    reason="size",
+                )
 
 
 def _travels(proposal: Proposal, change: Change) -> bool:
-    """Tell whether a change has content that is not in the proposal itself."""
-    return isinstance(change, PutFile) and any(
-        ref.digest not in proposal.inline for ref in change.content.refs
+    """Tell whether a change has content that inline content alone does not prove (S1)."""
+    if not isinstance(change, PutFile) or not change.content.refs:
+        return False
+    content = change.content
+    return bool(content.depth) or any(
+        ref.digest != content.digest or ref.digest not in proposal.inline for ref in content.refs
     )
 
 
@@ -203,6 +203,12 @@ async def _receive(volume: ServedVolume, plan: _Plan, upload: Upload, held: Held
     ]
     if plan.proposal.is_atomic and plan.refused:
         return
+    shared = {ref.digest for _, content in contents for ref in content.refs}
+    shared &= plan.proposal.inline.keys()
+    # What a larger content shares with inline ones is there like any other chunk from now on.
+    await volume.workers.run(
+        volume.chunks.append, {digest: plan.proposal.inline[digest] for digest in shared}
+    )
     receiver = Receiver(volume, upload.request, held.progress)
     try:
         plan.needed.update(await receiver.receive(contents))
@@ -283,11 +289,8 @@ def _missing(volume: ServedVolume, session: TableReader, plan: _Plan) -> dict[in
         if not isinstance(change, PutFile):
             continue
         digests = [ref.digest for ref in change.content.refs]
-        if change.content.depth and index not in plan.needed:
-            # Nobody has looked into its pieces, so nobody knows that its chunks are there.
-            wanted[index] = digests
-            continue
-        digests += plan.needed.get(index, [])
+        if change.content.depth:
+            digests += plan.needed[index]
         wanted[index] = [digest for digest in digests if digest not in plan.proposal.inline]
     every = {digest for digests in wanted.values() for digest in digests}
     absent = volume.chunks.missing_in(session, every) if every else set()

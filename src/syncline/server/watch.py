@@ -13,7 +13,7 @@ from syncline.core.changes import Author
 from syncline.core.entries import Entry
 from syncline.core.identity import NO_REVISION, CommitId, EntryId, Revision
 from syncline.core.table import Commit, Cursor, genesis, path_of
-from syncline.errors import Corrupt, Unavailable
+from syncline.errors import Corrupt, Invalid, Unavailable
 from syncline.ports.link import (
     Effect,
     Heartbeat,
@@ -51,6 +51,7 @@ class Watcher:
 
     author: Author
     progress: Progress | None = None
+    broken: Invalid | None = None
 
 
 async def watch(volume: ServedVolume, begin: WatchBegin) -> AsyncGenerator[Watched, None]:
