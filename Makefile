@@ -1,4 +1,4 @@
-# Every target sets up what it needs: on a fresh machine with python3 and make, start with `make demo`.
+# Every target sets up what it needs: on a fresh machine, start with `make demo`.
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -36,8 +36,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(BUF_READY):
 	@command -v npm >/dev/null || { \
-	  echo "lint: buf checks the wire and comes by npm, which is not here (Debian: apt-get install npm)" >&2; \
-	  exit 1; }
+	  echo "lint: buf, which checks the wire, comes by npm, and npm is not here." >&2; \
+	  echo "lint: on Debian: apt-get install npm" >&2; exit 1; }
 	@echo "lint: fetching buf $(BUF_VERSION) into node_modules"
 	@npm install --silent --no-save --no-package-lock --prefix . @bufbuild/buf@$(BUF_VERSION)
 	@touch $@
@@ -70,12 +70,13 @@ check-all: lint ## Run lint and every test, the slow ones too
 proto: $(READY) ## Generate the Python code of proto/ again
 	@$(PY) tools/generate_proto.py
 
-proto-baseline: $(BUF_READY) ## Take the wire of now as the one that must not break; see CONTRIBUTING.md
+proto-baseline: $(BUF_READY) ## Take the wire of now as the one not to break
 	@$(BUF) build proto --exclude-source-info --output $(BASELINE)
 
 bench: $(READY) ## Measure, and write benchmarks/RESULTS.md
 	@$(PY) benchmarks/run.py
 
 clean: ## Remove all that make made
-	@rm -rf .venv node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv node_modules dist build .hypothesis \
+	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	@find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

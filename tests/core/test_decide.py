@@ -485,6 +485,20 @@ def test_the_last_byte_of_a_path_counts() -> None:
     assert codes(decide(table, [put_file("n", 0, "last", b"xxx")], NEXT)) == [INVALID]
 
 
+def test_k7_a_move_counts_the_directories_below() -> None:
+    table, _ = deep_table(15)
+    for label, name in (("wide", b"t" * 255), ("short", b"t"), ("long", b"tt")):
+        table.states[id_of(label)] = directory(label, "/", name)
+    table.states[id_of("below")] = directory("below", "level 14", b"b" * 254)
+    assert codes(decide(table, [move("level 0", 1, "short", b"n" * 255)], NEXT)) == [OK]
+    assert codes(decide(table, [move("level 0", 1, "long", b"n" * 255)], NEXT)) == [INVALID]
+    assert codes(decide(table, [move("level 0", 1, "wide", b"n" * 255)], NEXT)) == [INVALID]
+    emptied = [delete("below", 1), move("level 0", 1, "wide", b"n" * 255)]
+    assert codes(decide(table, emptied, NEXT)) == [OK, OK]
+    filled = [put_directory("more", 0, "below", b"x"), move("level 0", 1, "short", b"n" * 255)]
+    assert codes(decide(table, filled, NEXT))[1] == INVALID
+
+
 def test_a_damaged_table_with_a_cycle_is_decided_all_the_same() -> None:
     table = DictTable([directory("x", "y"), directory("y", "x")])
     assert codes(decide(table, [put_file("n", 0, "x")], NEXT)) == [INVALID]
