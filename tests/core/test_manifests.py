@@ -21,7 +21,7 @@ from syncline.core.manifests import (
     Content,
     build_content,
     check_content,
-    check_total,
+    check_unfolded,
     decode_piece,
     encode_piece,
     single_chunk,
@@ -123,7 +123,6 @@ def test_a_long_manifest_is_stored_in_pieces(count: int, expected: int) -> None:
         assert (digest_of(piece), len(piece)) == (ref.digest, ref.size)
         found += decode_piece(piece)
     assert found == chunks
-    check_total(content, (ref.size for ref in found))
 
 
 def test_equal_pieces_are_listed_each_time_and_stored_once() -> None:
@@ -214,7 +213,18 @@ def test_content_at_each_limit_passes() -> None:
 
 def test_m1_expanded_sizes_must_add_up() -> None:
     content = Content(WHOLE, 6, 1, (ONE,))
-    check_total(content, [3, 3])
+    check_unfolded(content, size=6, count=2, is_whole=True)
     for sizes in ([], [3], [3, 4]):
         with pytest.raises(Invalid, match="do not add up"):
-            check_total(content, sizes)
+            check_unfolded(content, size=sum(sizes), count=len(sizes), is_whole=True)
+
+
+def test_m5_what_pieces_unfold_to_is_bounded_by_the_size() -> None:
+    content = Content(digest_of(b"whole"), 32 * 1024, 1, (ChunkRef(digest_of(b"piece"), 36),))
+    check_unfolded(content, size=4098, count=4098, is_whole=False)
+    with pytest.raises(Invalid, match="too many chunks"):
+        check_unfolded(content, size=4099, count=4099, is_whole=False)
+    with pytest.raises(Invalid, match="add up"):
+        check_unfolded(content, size=32 * 1024 + 1, count=1, is_whole=False)
+    with pytest.raises(Invalid, match="add up"):
+        check_unfolded(content, size=1, count=1, is_whole=True)

@@ -162,6 +162,18 @@ async def test_one_digest_cannot_come_inline_with_two_sizes(target: Target) -> N
         assert told.verdict == INVALID
 
 
+async def test_inline_content_of_small_files_does_not_vouch_for_a_large_one(
+    target: Target,
+) -> None:
+    parts = [fresh_id(), fresh_id()]
+    lie = of_parts(parts)
+    lie.digest = digest_of(b"something else")
+    async with unharmed(target):
+        small = [put_file(part) for part in parts]
+        told = await target.store(*small, put_content(lie), after=[chunks(*parts)])
+        assert told.verdict == INVALID
+
+
 async def test_a_piece_that_came_inline_is_looked_into(target: Target) -> None:
     garbage = unique("this is no list of references")
     lie = pb.Content(digest=digest_of(b"no such content"), size=2**30, depth=1)
@@ -334,6 +346,20 @@ async def test_chunks_that_a_piece_lists_are_asked_for_and_checked(target: Targe
         assert told.verdict == INVALID
         asked = [digest for response in told.responses for digest in response.missing.digests]
         assert asked == [digest_of(piece_of(part)), digest_of(part)]
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+async def test_an_atomic_store_that_cannot_be_asks_for_nothing(target: Target, depth: int) -> None:
+    part = fresh_id()
+    direct = content(part)
+    listed = in_pieces(piece_of(part), size=len(part), digest=direct.digest) if depth else direct
+    async with unharmed(target):
+        stale = put_file()
+        stale.base = 7
+        told = await target.store(stale, put_content(listed), is_atomic=True)
+        assert told.outcomes() == ["STALE", "ATOMIC"]
+        parts = [response.WhichOneof("part") for response in told.responses]
+        assert parts == ["granted", "committed"]
 
 
 async def test_a_short_manifest_that_unfolds_past_its_size_is_refused_at_once(

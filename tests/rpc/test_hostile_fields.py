@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from syncline.core.changes import CHANGES_MAX
 from syncline.core.identity import ROOT_ID, digest_of
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
+from syncline.server.limits import Limits
 from tests.support.hostile import (
     FINE,
     INVALID,
@@ -40,7 +41,8 @@ TOO_NEW = (grpc.StatusCode.UNIMPLEMENTED, "too_new")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    async with attacked(Backend.on_disk(tmp_path_factory.mktemp("data"))) as target:
+    limits = Limits(heartbeat_s=0.2)
+    async with attacked(Backend.on_disk(tmp_path_factory.mktemp("data")), limits) as target:
         yield target
 
 

@@ -10,7 +10,7 @@ from syncline.client.staged import Target, failed
 from syncline.client.staging import SourceChanged, Staging
 from syncline.client.steady import ENDS_ALL, Steady
 from syncline.core.identity import Digest
-from syncline.core.manifests import ChunkRef, check_total, decode_piece
+from syncline.core.manifests import ChunkRef, check_unfolded, decode_piece
 from syncline.errors import Corrupt, Invalid, NotFound, ProtocolBroken, SynclineError
 from syncline.ports.chunker import Chunker
 from syncline.ports.executor import Executor
@@ -128,7 +128,7 @@ class Mover:
         digests = [ref.digest for ref in content.refs]
         await self._steady.run(lambda: self._get(digests, pieces))
         refs = [ref for digest in digests for ref in decode_piece(pieces[digest])]
-        check_total(content, (ref.size for ref in refs))
+        check_unfolded(content, size=sum(ref.size for ref in refs), count=len(refs), is_whole=True)
         return refs
 
     async def _stage(

@@ -8,12 +8,14 @@ M1  The sizes of the chunks add up to the size of the content; no chunk is empty
 M2  Content of one chunk has the digest of that chunk; empty content has no chunks.
 M3  A piece holds 1 to `PIECE_REFS_MAX` references; `decode_piece(encode_piece(x)) == x`.
 M4  The chunking is a hint for transfer: equality of content is equality of content digests.
+M5  A manifest in pieces names at most 4,096 chunks and one more for each 16 KiB of content: what a
+    short list may unfold to is bounded by what the content is worth.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncline.core.identity import DIGEST_BYTES, EMPTY_DIGEST, Digest, digest_of
@@ -31,6 +33,9 @@ DIRECT_REFS_MAX = 64
 REF_BYTES = DIGEST_BYTES + 4
 PIECE_REFS_MAX = 7281
 """36 bytes a reference: a full piece is just under 256 KiB, the best frame on the wire."""
+
+SHORT_CHUNKS_MAX = 4096
+CHUNK_BYTES_MEAN_MIN = 16 * 1024
 
 PIECES_MAX = 1024
 CONTENT_BYTES_MAX = 2**40
@@ -141,7 +146,12 @@ def build_content(
     return Content(digest, size, 1, tuple(listed)), pieces
 
 
-def check_total(content: Content, sizes: Iterable[int]) -> None:
-    """Raise Invalid where the chunks of an expanded manifest do not add up to the size (M1)."""
-    if sum(sizes) != content.size:
+def check_unfolded(content: Content, *, size: int, count: int, is_whole: bool) -> None:
+    """Raise Invalid where the chunks that pieces name cannot make the content (M1, M5).
+
+    `size` and `count` are of the chunks seen so far, or of all of them when `is_whole`.
+    """
+    if size > content.size or (is_whole and size != content.size):
         raise _bad("chunks", "the sizes of the chunks do not add up to the size")
+    if count > SHORT_CHUNKS_MAX + content.size // CHUNK_BYTES_MEAN_MIN:
+        raise _bad("chunks", "the content is cut into too many chunks for its size")

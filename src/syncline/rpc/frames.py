@@ -68,13 +68,12 @@ class ChunkUnpacker:
     """Assembles chunks from frames."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._partial = bytearray()
 
     @property
     def is_partial(self) -> bool:
         """Tell whether a chunk has begun and not ended: a stream must not end here."""
-        return bool(self._pieces)
+        return bool(self._partial)
 
     def add(self, frame: pb.ChunkFrame) -> list[bytes]:
         """Return the chunks that this frame completes; raise Invalid for a broken frame (C2, C3).
@@ -86,18 +85,16 @@ class ChunkUnpacker:
             data = piece.data
             if not data:
                 raise Invalid("a piece of a chunk is empty", field="chunks", reason="empty")
-            self._size += len(data)
-            if self._size > CHUNK_BYTES_MAX:
+            if len(self._partial) + len(data) > CHUNK_BYTES_MAX:
                 raise Invalid(
                     f"a chunk has at most {CHUNK_BYTES_MAX} bytes", field="chunks", reason="size"
                 )
             if piece.is_cut:
-                self._pieces.append(data)
+                self._partial += data
                 continue
-            if self._pieces:
-                self._pieces.append(data)
-                data = b"".join(self._pieces)
-                self._pieces = []
+            if self._partial:
+                self._partial += data
+                data = bytes(self._partial)
+                self._partial.clear()
             chunks.append(data)
-            self._size = 0
         return chunks

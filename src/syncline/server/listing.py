@@ -18,7 +18,8 @@ from syncline.ports.link import Located
 from syncline.ports.metadata import TableReader
 from syncline.server.volume import ServedVolume
 
-PAGE_ENTRIES = 512
+PAGE_ENTRIES = 256
+"""Small, because an entry with the longest manifest takes some 200 KiB of memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ server had already are read back (S1). Memory is bounded by one batch and one pa
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blake3 import blake3
 
 from syncline.core.identity import Digest, digest_of
-from syncline.core.manifests import ChunkRef, Content, check_total, decode_piece
+from syncline.core.manifests import ChunkRef, Content, check_unfolded, decode_piece
 from syncline.errors import Corrupt, Invalid
 from syncline.server.volume import ServedVolume
 
@@ -31,10 +31,8 @@ BATCH_CHUNKS_MAX = 1024
 class _Arriving:
     """Content on its way in, and the hash of what has been seen of it."""
 
-    index: int
     content: Content
     hasher: blake3 | None
-    needed: list[Digest] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,10 @@ class Receiver:
         self._request = request
         self._progress = progress
 
-    async def receive(self, contents: Sequence[tuple[int, Content]]) -> dict[int, list[Digest]]:
-        """Get all that is missing; return the data chunks of each content in pieces by index.
-
-        Raises Invalid for content that does not match its digests.
-        """
+    async def receive(self, contents: Sequence[Content]) -> None:
+        """Get all that is missing; raise Invalid for content that does not match its digests."""
         arriving = [
-            _Arriving(index, content, blake3() if _has_many(content) else None)
-            for index, content in contents
+            _Arriving(content, blake3() if _has_many(content) else None) for content in contents
         ]
         await self._get_pieces(arriving)
         page: list[tuple[_Arriving, ChunkRef]] = []
@@ -78,7 +72,6 @@ class Receiver:
         await self._get_page(page)
         for one in arriving:
             _check_whole(one)
-        return {one.index: one.needed for one in arriving if one.content.depth}
 
     async def _walk(
         self, arriving: Iterable[_Arriving]
@@ -89,16 +82,15 @@ class Receiver:
                 for ref in one.content.refs:
                     yield one, ref
                 continue
-            size = 0
+            size = count = 0
             for piece in one.content.refs:
                 refs = await self._volume.workers.run(self._read_piece, piece)
                 size += sum(ref.size for ref in refs)
-                if size > one.content.size:
-                    check_total(one.content, [size])
+                count += len(refs)
+                check_unfolded(one.content, size=size, count=count, is_whole=False)
                 for ref in refs:
-                    one.needed.append(ref.digest)
                     yield one, ref
-            check_total(one.content, [size])
+            check_unfolded(one.content, size=size, count=count, is_whole=True)
 
     def _read_piece(self, piece: ChunkRef) -> tuple[ChunkRef, ...]:
         try:

@@ -33,9 +33,9 @@ from syncline.core.changes import (
 )
 from syncline.core.commits import decide
 from syncline.core.identity import Digest, Revision, digest_of
-from syncline.core.manifests import INLINE_BYTES_MAX, Content
+from syncline.core.manifests import INLINE_BYTES_MAX, Content, decode_piece
 from syncline.core.table import Commit, advance_digest, commit_id
-from syncline.errors import Invalid, TooLarge
+from syncline.errors import Corrupt, Invalid, NotFound, TooLarge
 from syncline.ports.metadata import RememberedAnswer, TableReader, WriteSession
 from syncline.server.feed import FeedItem
 from syncline.server.operation_locks import HeldLocks
@@ -58,12 +58,11 @@ class Upload(Protocol):
 
 @dataclass(slots=True)
 class _Plan:
-    """A proposal on its way through: what was refused, and which chunks each content needs."""
+    """A proposal on its way through, and what of it was refused."""
 
     proposal: Proposal
     fingerprint: Digest
     refused: dict[int, Refusal]
-    needed: dict[int, list[Digest]]
 
     def standing(self) -> list[tuple[int, Change]]:
         """Return the changes that were not refused yet."""
@@ -77,7 +76,7 @@ async def store(volume: ServedVolume, proposal: Proposal, upload: Upload) -> Ans
     does not match its digest is Invalid, because the caller sent it.
     """
     check_bounds(proposal)
-    plan = _Plan(proposal, fingerprint(proposal.changes, is_atomic=proposal.is_atomic), {}, {})
+    plan = _Plan(proposal, fingerprint(proposal.changes, is_atomic=proposal.is_atomic), {})
     if any(_travels(proposal, change) for change in proposal.changes):
         # The writer looks as well; this spares content the trip.
         remembered = await volume.workers.run(_remembered, volume, plan)
@@ -196,14 +195,14 @@ async def _receive(volume: ServedVolume, plan: _Plan, upload: Upload, held: Held
         for index, change in enumerate(plan.proposal.changes)
     ]
     await upload.grant(outcomes)
-    contents: list[tuple[int, Content]] = [
-        (index, change.content)
-        for index, change in plan.standing()
+    contents = [
+        change.content
+        for _, change in plan.standing()
         if isinstance(change, PutFile) and _travels(plan.proposal, change)
     ]
     if plan.proposal.is_atomic and plan.refused:
         return
-    shared = {ref.digest for _, content in contents for ref in content.refs}
+    shared = {ref.digest for content in contents for ref in content.refs}
     shared &= plan.proposal.inline.keys()
     # What a larger content shares with inline ones is there like any other chunk from now on.
     await volume.workers.run(
@@ -211,7 +210,7 @@ async def _receive(volume: ServedVolume, plan: _Plan, upload: Upload, held: Held
     )
     receiver = Receiver(volume, upload.request, held.progress)
     try:
-        plan.needed.update(await receiver.receive(contents))
+        await receiver.receive(contents)
     finally:
         # What arrived of a broken transfer stays, so that the next try goes on from there.
         await volume.writer.index_chunks()
@@ -237,11 +236,13 @@ def _commit(
     proposal = plan.proposal
     head = session.head()
     refused = dict(plan.refused)
-    refused.update(_missing(volume, session, plan))
-    standing = [pair for pair in enumerate(proposal.changes) if pair[0] not in refused]
-    revision = Revision(head.revision + 1)
+    if not (proposal.is_atomic and refused):
+        # Else nobody asked for chunks: it had come to nothing before that.
+        refused.update(_missing(volume, session, plan))
     if proposal.is_atomic and refused:
         return Answer(head.revision, _all_refused(proposal, refused)), None
+    standing = [pair for pair in enumerate(proposal.changes) if pair[0] not in refused]
+    revision = Revision(head.revision + 1)
     decision = decide(
         session, [change for _, change in standing], revision, is_atomic=proposal.is_atomic
     )
@@ -284,24 +285,42 @@ def _commit(
 
 def _missing(volume: ServedVolume, session: TableReader, plan: _Plan) -> dict[int, Refusal]:
     """Refuse changes whose chunks are not all there as the write session sees it."""
-    wanted: dict[int, list[Digest]] = {}
-    for index, change in plan.standing():
-        if not isinstance(change, PutFile):
-            continue
-        digests = [ref.digest for ref in change.content.refs]
-        if change.content.depth:
-            digests += plan.needed[index]
-        wanted[index] = [digest for digest in digests if digest not in plan.proposal.inline]
+    inline = plan.proposal.inline
+    wanted = {
+        index: [ref.digest for ref in change.content.refs if ref.digest not in inline]
+        for index, change in plan.standing()
+        if isinstance(change, PutFile)
+    }
     every = {digest for digests in wanted.values() for digest in digests}
     absent = volume.chunks.missing_in(session, every) if every else set()
     refusals = {}
-    for index, digests in wanted.items():
-        lacking = [digest for digest in dict.fromkeys(digests) if digest in absent]
+    for index, change in plan.standing():
+        if not isinstance(change, PutFile):
+            continue
+        lacking = [digest for digest in dict.fromkeys(wanted[index]) if digest in absent]
+        if change.content.depth and not lacking:
+            lacking = _lacking_below(volume, session, change.content)
         if lacking:
             refusals[index] = Refusal(
                 RefusalCode.MISSING, missing=tuple(lacking[:MISSING_SHOWN_MAX])
             )
     return refusals
+
+
+def _lacking_below(volume: ServedVolume, session: TableReader, content: Content) -> list[Digest]:
+    """Return chunks that the pieces of a long manifest name and the server lacks; some, not all.
+
+    The pieces are read again: to remember what they named would take memory for each chunk.
+    """
+    for piece in dict.fromkeys(ref.digest for ref in content.refs):
+        try:
+            refs = decode_piece(volume.chunks.read(piece))
+        except (Corrupt, NotFound):
+            return [piece]
+        absent = volume.chunks.missing_in(session, {ref.digest for ref in refs})
+        if absent:
+            return [ref.digest for ref in refs if ref.digest in absent]
+    return []
 
 
 def _all_refused(proposal: Proposal, refused: dict[int, Refusal]) -> tuple[Outcome, ...]:

@@ -29,9 +29,12 @@ from syncline.ports.metadata import TableReader
 from syncline.server.feed import FeedItem
 from syncline.server.volume import ServedVolume
 
-SNAPSHOT_PAGE_ENTRIES = 1024
+SNAPSHOT_PAGE_ENTRIES = 256
+"""Small, because an entry with the longest manifest takes some 200 KiB of memory."""
+
 CATCH_UP_COMMITS = 64
-"""Commits read from rows at once for a watcher that fell behind the ring."""
+CATCH_UP_BYTES = 4 * 1024 * 1024
+"""What is read from rows at once for a watcher that fell behind the ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +139,14 @@ async def _next_items(volume: ServedVolume, position: Revision) -> Sequence[Feed
 
 
 def _items_from_rows(volume: ServedVolume, position: Revision) -> list[FeedItem]:
+    items: list[FeedItem] = []
     with volume.metadata.read(volume.id) as reader:
-        return [FeedItem(commit, {}) for commit in reader.commits_after(position, CATCH_UP_COMMITS)]
+        while len(items) < CATCH_UP_COMMITS and sum(i.cost_bytes for i in items) < CATCH_UP_BYTES:
+            commit = reader.commit(Revision(position + len(items) + 1))
+            if commit is None:
+                break
+            items.append(FeedItem(commit, {}))
+    return items
 
 
 def _with_paths(volume: ServedVolume, commit: Commit) -> WithPaths:
