@@ -221,6 +221,26 @@ def test_versions_and_migrations_fit_together() -> None:
     assert sqlite_schema.OLDEST_READABLE <= sqlite_schema.WRITTEN == sqlite_schema.NEWEST_READABLE
 
 
+def test_a_store_of_format_1_learns_what_is_damaged(path: Path) -> None:
+    place = Location(1, 16, 10)
+    SqliteMetadataStore(path).close()
+    connection = open_plain(path)
+    connection.execute("DROP INDEX damaged")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    store = SqliteMetadataStore(path)
+    volume = store.create_volume(volume_id("v"), "v").id
+    with store.write(volume) as session:
+        session.add_chunks({digest_of(b"1"): place})
+        assert not session.has_damaged()
+        session.mark_damaged({digest_of(b"1"): place})
+        assert session.has_damaged()
+    store.close()
+    connection = open_plain(path)
+    assert state_of(connection)[0] == 2
+    connection.close()
+
+
 FIRST = (1, ("CREATE TABLE a (x)", "INSERT INTO a VALUES (1)"))
 SECOND = (2, ("ALTER TABLE a ADD y", "UPDATE a SET y = die()", "CREATE TABLE b (x)"))
 

@@ -282,7 +282,7 @@ def test_a_session_sees_one_state(store: MetadataStore) -> None:
         commit(store, put_file("a", 1, content=b"new"), delete("b", 1), put_file("c"))
         with store.write(VOLUME) as session:
             session.add_chunks({chunk(2): Location(1, 10, 10)})
-            session.mark_damaged([chunk(1)])
+            session.mark_damaged({chunk(1): Location(1, 0, 10)})
         assert before.head().revision == 1
         assert before.entry(id_of("a")) == file("a")
         assert [child.name for child in before.children(ROOT_ID)] == [b"a", b"b"]
@@ -333,7 +333,7 @@ def test_a_raised_exception_leaves_nothing(
         commit_changes(session, [put_file("a", 1, content=b"2"), put_file("b")])
         commit_changes(session, [delete("b", 2), move("a", 2, "/", b"c")])
         session.add_chunks({chunk(2): Location(1, 10, 10)})
-        session.mark_damaged([chunk(1)])
+        session.mark_damaged({chunk(1): Location(1, 0, 10)})
         session.forget_chunks()
         raise error
     with store.read(VOLUME) as reader:
@@ -448,15 +448,21 @@ def test_a_chunk_keeps_its_place_until_it_is_damaged(store: MetadataStore) -> No
         session.add_chunks({chunk(1): first})
         session.add_chunks({chunk(1): second})
         assert session.locate([chunk(1), chunk(2)]) == {chunk(1): first}
-        session.mark_damaged([chunk(1), chunk(2)])
+        assert not session.has_damaged()
+        session.mark_damaged({chunk(1): first, chunk(2): second})
         assert session.locate([chunk(1), chunk(2)]) == {}
+        assert session.has_damaged()
     with store.read(VOLUME) as reader:
         assert reader.locate([chunk(1)]) == {}
+        assert reader.damaged([chunk(1), chunk(2)]) == {chunk(1)}
+        assert reader.has_damaged()
     assert list(store.located(VOLUME, 1)) == [(chunk(1), first)]
     with store.write(VOLUME) as session:
         session.add_chunks({chunk(1): second})
     with store.read(VOLUME) as reader:
         assert reader.locate([chunk(1)]) == {chunk(1): second}
+        assert reader.damaged([chunk(1), chunk(2)]) == set()
+        assert not reader.has_damaged()
     assert list(store.located(VOLUME, 1)) == []
     assert list(store.located(VOLUME, 2)) == [(chunk(1), second)]
 
@@ -484,7 +490,8 @@ def test_many_chunks_are_located_at_once(store: MetadataStore, count: int) -> No
 def test_a_pack_is_listed_by_offset(store: MetadataStore) -> None:
     with store.write(VOLUME) as session:
         session.add_chunks({chunk(n): Location(n % 2, (n * 7919) % 3001, 10) for n in range(3000)})
-        session.mark_damaged([chunk(0), chunk(2)])
+        places = {n: Location(0, (n * 7919) % 3001, 10) for n in (0, 2)}
+        session.mark_damaged({chunk(n): place for n, place in places.items()})
     listed = list(store.located(VOLUME, 0))
     assert len(listed) == 1500
     assert listed == sorted(listed, key=lambda found: found[1])
@@ -503,8 +510,11 @@ def test_volumes_do_not_see_each_other(store: MetadataStore) -> None:
         session.add_chunks({chunk(1): Location(1, 0, 10), chunk(2): Location(1, 10, 10)})
     with store.write(other) as session:
         session.add_chunks({chunk(2): Location(1, 77, 10)})
-        session.mark_damaged([chunk(1)])
+        session.add_chunks({chunk(3): Location(1, 88, 10)})
+        session.mark_damaged({chunk(1): Location(1, 0, 10), chunk(3): Location(1, 88, 10)})
     with store.read(VOLUME) as mine, store.read(other) as others:
+        assert others.damaged([chunk(1), chunk(3)]) == {chunk(3)}
+        assert others.has_damaged() and not mine.has_damaged()
         assert mine.entry(id_of("a")) == file("a")
         assert others.entry(id_of("a")) == file("a", content=b"other")
         assert others.child(ROOT_ID, Name(b"b")) is None
@@ -513,7 +523,10 @@ def test_volumes_do_not_see_each_other(store: MetadataStore) -> None:
         assert mine.head().commit_id != others.head().commit_id
         assert others.locate([chunk(1), chunk(2)]) == {chunk(2): Location(1, 77, 10)}
         assert len(mine.locate([chunk(1), chunk(2)])) == 2
-    assert list(store.located(other, 1)) == [(chunk(2), Location(1, 77, 10))]
+    assert dict(store.located(other, 1)) == {
+        chunk(2): Location(1, 77, 10),
+        chunk(3): Location(1, 88, 10),
+    }
     with store.write(other) as session:
         session.forget_chunks()
     with store.read(VOLUME) as mine:
@@ -669,3 +682,19 @@ def test_revisions_may_be_as_large_as_they_get(store: MetadataStore) -> None:
         assert list(reader.commits_after(Revision(REVISION_MAX), 10)) == []
         assert reader.commit(Revision(REVISION_MAX)) is None
         assert reader.previous(id_of("a"), Revision(REVISION_MAX)) is None
+
+
+def test_the_id_of_a_commit_is_known_without_its_entries(store: MetadataStore) -> None:
+    commit(store, put_file("a"), put_file("b"))
+    commit(store, delete("a", 1))
+    with store.read(VOLUME, Revision(1)) as reader:
+        second = reader.commit(Revision(2))
+        assert second is not None and reader.commit_id(Revision(2)) == second.id
+        assert reader.head().commit_id == second.id != reader.commit_id(Revision(1))
+        for absent in (0, 3, REVISION_MAX):
+            assert reader.commit_id(Revision(absent)) is None
+        commit(store, put_file("c"))
+        assert reader.commit_id(Revision(3)) is None, "a session sees one state of the store"
+    with store.write(VOLUME) as session:
+        commit_changes(session, [put_file("d")])
+        assert session.commit_id(Revision(4)) == session.head().commit_id

@@ -151,7 +151,9 @@ async def test_a_watcher_proves_every_commit(
     limits = Limits(ring_bytes_max=ring_bytes)
     facts = await played(generated, "watch", Backend.on_disk(tmp_path), limits)
     inline = facts.pop("inline")
-    assert inline == ({"a": "one", "e": "live", "inner": "two"} if ring_bytes else {})
+    content = {"a": "one", "e": "live", "inner": "two"}
+    # From rows it comes only where the server still has it at hand.
+    assert inline == content if ring_bytes else inline.items() <= content.items()
     assert facts == {
         "seen": ["heartbeat"],
         "commits": [1, 2, 3, 4, 5],

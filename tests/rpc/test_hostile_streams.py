@@ -18,13 +18,14 @@ from google.protobuf.message import Message
 
 from syncline.compose.direct import DirectLink
 from syncline.core.identity import ROOT_ID, digest_of
+from syncline.errors import SynclineError, Throttled
+from syncline.rpc.error_table import from_rpc_error
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 from syncline.rpc.methods import METHODS, STORE, encode
 from syncline.server.limits import Limits
 from tests.support.hostile import (
     FINE,
     INVALID,
-    THROTTLED,
     TIMED_OUT,
     Target,
     attacked,
@@ -63,7 +64,7 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Targ
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
     """A server that waits half a second for a message that it is owed."""
-    limits = Limits(message_wait_s=0.5)
+    limits = Limits(message_wait_s=0.5, first_message_wait_s=0.5)
     async with attacked(Backend.on_disk(tmp_path_factory.mktemp("data")), limits) as target:
         yield target
 
@@ -241,7 +242,15 @@ async def test_silent_connections_keep_nobody_out(target: Target) -> None:
         assert answer.volume_name == "default"
 
 
-async def test_one_replica_has_a_bound_on_its_watches(
+async def refusal(call: grpc.aio.StreamStreamCall) -> SynclineError:
+    """Return the error that ends a call which has said nothing yet."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            raise AssertionError("a call over the bound was answered")
+    return from_rpc_error(caught.value)
+
+
+async def test_one_connection_has_a_bound_on_its_watches(
     target: Target, channel: grpc.aio.Channel
 ) -> None:
     async with unharmed(target):
@@ -249,29 +258,26 @@ async def test_one_replica_has_a_bound_on_its_watches(
         for call in held:
             await call.write(watch(from_head=True))
             assert (await call.read()).HasField("heartbeat")
-        told = await target.say("Watch", watch(from_head=True), closes=False)
-        assert told.verdict == THROTTLED
-        assert told.fields == {"limit": str(WATCHES), "scope": "client"}
-        request = watch(from_head=True)
-        request.begin.author.replica = b"another replica."
-        other = await target.say("Watch", request, closes=False, responses_max=1)
+        error = await refusal(opened(channel, "Watch"))
+        assert isinstance(error, Throttled)
+        assert error.fields == {"limit": str(WATCHES), "scope": "client"}
+        other = await target.say("Watch", watch(from_head=True), closes=False, responses_max=1)
         assert other.verdict == FINE
         for call in held:
             call.cancel()
 
 
-async def test_one_replica_has_a_bound_on_its_stores(
+async def test_one_connection_has_a_bound_on_its_stores(
     target: Target, channel: grpc.aio.Channel
 ) -> None:
-    async with unharmed(target):
+    """Streams that have not even begun count, so that silence is no way around the bound."""
+    async with unharmed(target, commits=1):
         held = [opened(channel, "Store") for _ in range(STORES)]
-        for call in held:
+        for call in held[::2]:
             await call.write(begin())
-        await eventually(lambda: target.volumes.stores.count == STORES, "all STOREs have begun")
-        assert (await target.store(put_file())).verdict == THROTTLED
-        request = pb.DeleteRequest(begin=begin().begin)
-        request.targets.add(id=fresh_id(), base=1)
-        assert (await target.say("Delete", request)).verdict == THROTTLED
+        await eventually(lambda: target.volumes.stores.count == STORES, "all STOREs are there")
+        assert isinstance(await refusal(opened(channel, "Store")), Throttled)
+        assert (await target.store(put_file())).verdict == FINE
         for call in held:
             call.cancel()
 

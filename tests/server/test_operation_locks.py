@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from syncline.core.changes import Refusal
-from syncline.core.identity import Digest
+from syncline.core.identity import Digest, OpId
 from syncline.ports.link import Link
 from syncline.server.limits import Limits
+from syncline.server.operation_locks import LockQueue
 from syncline.server.volume import ServedVolume
 from tests.support.serving import (
+    ALICE,
     BOB,
     Backend,
     Chunks,
@@ -144,3 +146,54 @@ async def test_writers_of_different_paths_do_not_wait(link: Link, ids: SeededIds
         assert not first.done()
         source.open.set()
     assert accepted(first.result()) == [11]
+
+
+async def test_a_repetition_takes_over_from_the_operation_it_repeats(
+    link: Link, volume: ServedVolume, ids: SeededIds
+) -> None:
+    """The first connection is half open: nobody tells the server that it is gone."""
+    source = Held()
+    slow = replace(put_file("f"), content=source.content([b"x" * 100]))
+    proposal = propose(slow, ids=ids)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(link.store(proposal, source))
+        await eventually(lambda: bool(source.asked), "the first try's chunks are asked for")
+        second = await link.store(proposal, Chunks(source.known))
+        assert accepted(second) == [1] and not second.is_replay
+        source.open.set()
+    assert first.result().is_replay and accepted(first.result()) == [1]
+    assert volume.feed.head.revision == 1
+
+
+@dataclass
+class SteppedClock:
+    """A clock that the test moves."""
+
+    now_s: float = 1000.0
+
+    def wall_ns(self) -> int:
+        return int(self.now_s * 1e9)
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+async def test_a_lock_that_was_waited_for_is_not_swept_before_its_holder_wakes() -> None:
+    clock = SteppedClock()
+    queue = LockQueue(clock, stall_s=30)
+    taken = asyncio.Event()
+
+    async def wait_for_it() -> None:
+        async with queue.hold([put_directory("d")], BOB, OpId(b"2" * 16), 1000) as held:
+            assert held.ticket is not None, "it was swept in its sleep"
+            taken.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        async with queue.hold([put_directory("d")], ALICE, OpId(b"1" * 16), 0):
+            tasks.create_task(wait_for_it())
+            await eventually(lambda: queue.locks.count == 2, "the second one waits")
+            clock.now_s += 1000
+        # The first one has left, the second one's task has had no turn yet.
+        assert not taken.is_set()
+        assert queue.sweep() == 0
+    assert taken.is_set()

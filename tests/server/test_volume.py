@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from syncline.adapters.memory_chunks import MemoryChunkStore
+from syncline.core.changes import Proposal
 from syncline.core.identity import Revision, digest_of
 from syncline.core.table import Cursor
-from syncline.errors import Corrupt, NoSpace, NotFound, Throttled, Unavailable
-from syncline.ports.link import WatchBegin
-from syncline.server.limits import Gate, Limits
+from syncline.errors import Corrupt, Invalid, NoSpace, NotFound, Throttled, Unavailable
+from syncline.ports.link import Link, WatchBegin
+from syncline.ports.metadata import WriteSession
+from syncline.server.limits import Budget, Gate, Limits
 from syncline.server.recovery import rebuild, recover
 from syncline.server.verify import verify_metadata
 from syncline.server.verify_chunks import verify_chunks
@@ -32,7 +34,7 @@ from tests.support.serving import (
     propose,
     served,
 )
-from tests.support.trees import put_directory, put_file
+from tests.support.trees import delete, put_directory, put_file, put_link
 
 
 def findings(backend: Backend, volume: ServedVolume) -> list[str]:
@@ -82,8 +84,10 @@ async def test_the_index_is_rebuilt_from_packs_alone(tmp_path: Path) -> None:
         await link.store(propose(replace(put_file("f"), content=content), ids=ids), source)
         with backend.metadata.write(volume.id) as session:
             session.forget_chunks()
-        assert any("lacks" in line for line in findings(backend, volume))
         with pytest.raises(NotFound):
+            await fetched(link, content)
+        assert any("lacks" in line for line in findings(backend, volume))
+        with pytest.raises(Corrupt):
             await fetched(link, content)
     backend.close()
     backend = Backend.on_disk(tmp_path)
@@ -240,3 +244,70 @@ async def test_recovery_of_a_clean_store_changes_nothing(tmp_path: Path) -> None
     async with served(backend) as volume, direct_link(volume) as link:
         assert codes(await link.store(propose(put_directory("b"), ids=ids), Chunks())) == ["ok"]
     backend.close()
+
+
+async def test_a_reused_op_id_spoils_nobody_elses_commit() -> None:
+    ids = SeededIds()
+    async with served(Backend.in_memory()) as volume, direct_link(volume) as link:
+        first = propose(put_directory("first"), ids=ids)
+        await link.store(first, Chunks())
+        sessions = 0
+
+        def count(session: WriteSession) -> None:
+            nonlocal sessions
+            sessions += 1
+
+        async with asyncio.TaskGroup() as tasks:
+            wrong = tasks.create_task(refused(link, replace(first, changes=(put_directory("x"),))))
+            counted = tasks.create_task(volume.writer.submit(count))
+            right = tasks.create_task(link.store(propose(put_directory("y"), ids=ids), Chunks()))
+        assert "op id" in wrong.result() and counted.done()
+        assert accepted(right.result()) == [2]
+        assert sessions == 1, "the batch ran once"
+
+
+async def refused(link: Link, proposal: Proposal) -> str:
+    with pytest.raises(Invalid) as caught:
+        await link.store(proposal, Chunks())
+    return caught.value.message
+
+
+async def test_an_early_refusal_names_no_state_that_never_was() -> None:
+    """The file that the refusal ran into is of the same STORE, and got its revision after it."""
+    ids, source = SeededIds(), Chunks()
+    async with served(Backend.in_memory()) as volume, direct_link(volume) as link:
+        for number in range(5):
+            await link.store(propose(put_directory(str(number)), ids=ids), source)
+        large = replace(put_file("late", name=b"d"), content=source.content([b"y" * 99]))
+        answer = await link.store(propose(put_directory("d"), large, ids=ids), source)
+        assert codes(answer) == ["ok", "name_taken"]
+        current = getattr(answer.outcomes[1], "current", None)
+        assert current is not None and current.revision == 6
+
+
+async def test_what_is_remembered_of_refusals_is_bounded() -> None:
+    ids, source = SeededIds(), Chunks()
+    backend = Backend.in_memory()
+    async with served(backend) as volume, direct_link(volume) as link:
+        await link.store(
+            propose(*[put_link(str(n), target=b"t" * 4000) for n in range(100)], ids=ids), source
+        )
+        stale = [delete(str(n), 7) for n in range(100)]
+        proposal = propose(*stale, put_directory("d"), ids=ids)
+        answer = await link.store(proposal, source)
+        assert all(getattr(outcome, "current", 1) is not None for outcome in answer.outcomes)
+        with backend.metadata.read(volume.id) as reader:
+            kept = reader.answer(proposal.author.replica, proposal.op_id)
+        assert kept is not None and codes(kept.answer) == codes(answer)
+        states = [outcome for outcome in kept.answer.outcomes if getattr(outcome, "current", None)]
+        assert 0 < len(states) < 20
+
+
+async def test_a_budget_is_shared_and_given_back() -> None:
+    budget = Budget("tests", bytes_max=100)
+    with budget.hold() as one, budget.hold() as other:
+        one.take(60)
+        other.take(40)
+        with pytest.raises(Throttled, match="used up"):
+            other.take(1)
+    assert budget.used_bytes == 0

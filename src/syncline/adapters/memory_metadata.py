@@ -18,6 +18,7 @@ from syncline.core.entries import Entry, Kind
 from syncline.core.identity import (
     NO_REVISION,
     REVISION_MAX,
+    CommitId,
     Digest,
     EntryId,
     OpId,
@@ -218,6 +219,11 @@ class _Reader:
             return None
         return self._rows.commits[revision - 1]
 
+    def commit_id(self, revision: Revision) -> CommitId | None:
+        """Return the id of one commit, without reading its entries; None where there is none."""
+        commit = self.commit(revision)
+        return None if commit is None else commit.id
+
     def signature(self, revision: Revision) -> tuple[str, int] | None:
         """Return who made a commit, by human name, and when in ns; None where there is none."""
         commit = self.commit(revision)
@@ -240,6 +246,15 @@ class _Reader:
             for digest, indexed in found
             if indexed is not None and not indexed.is_damaged
         }
+
+    def damaged(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Return those that are marked damaged."""
+        found = ((digest, self._rows.chunks.get(digest, self._session)) for digest in digests)
+        return {digest for digest, indexed in found if indexed is not None and indexed.is_damaged}
+
+    def has_damaged(self) -> bool:
+        """Tell whether any chunk of the volume is marked damaged."""
+        return bool(self.damaged(self._rows.chunks.known()))
 
     def in_pack(self, pack: int) -> list[tuple[Digest, Location]]:
         """Return the chunks of one pack, damaged or not, in no order."""
@@ -280,12 +295,12 @@ class _Writer(_Reader):
             if indexed is None or indexed.is_damaged:
                 self._index(digest, _Indexed(location, is_damaged=False))
 
-    def mark_damaged(self, digests: Iterable[Digest]) -> None:
-        """Make chunks missing because their bytes are wrong; a later `add_chunks` heals them."""
-        for digest in digests:
+    def mark_damaged(self, chunks: Mapping[Digest, Location]) -> None:
+        """Make chunks missing whose bytes are wrong; one that lies elsewhere is left as it is."""
+        for digest, location in chunks.items():
             indexed = self._rows.chunks.get(digest, self._session)
-            if indexed is not None:
-                self._index(digest, _Indexed(indexed.location, is_damaged=True))
+            if indexed is not None and indexed.location == location:
+                self._index(digest, _Indexed(location, is_damaged=True))
 
     def forget_chunks(self) -> None:
         """Drop the whole chunk index of the volume, to rebuild it from packs."""

@@ -127,6 +127,8 @@ SELECT revision, id, author, author_name, op_id, time_ns, is_confirmed, table_di
 FROM commits WHERE volume = ?1 AND revision > ?2 ORDER BY revision LIMIT ?3
 """
 
+COMMIT_ID = "SELECT id FROM commits WHERE volume = ?1 AND revision = ?2"
+
 SIGNATURE = "SELECT author_name, time_ns FROM commits WHERE volume = ?1 AND revision = ?2"
 
 COMMITTED = f"""
@@ -149,15 +151,22 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
 
 # -- chunks --------------------------------------------------------------------
 
-LOCATE = """
-SELECT digest, pack, start, size FROM chunks WHERE volume = ?1 AND digest = ?2 AND is_damaged = 0
-"""
+LOOK_UP_EACH = 64
+_IS_ONE_OF = f"digest IN ({', '.join(f'?{number + 2}' for number in range(LOOK_UP_EACH))})"
 
-LOCATE_EACH = 64
-LOCATE_MANY = (
-    "SELECT digest, pack, start, size FROM chunks WHERE volume = ?1 AND is_damaged = 0"
-    f" AND digest IN ({', '.join(f'?{number + 2}' for number in range(LOCATE_EACH))})"
+_WHOLE = "SELECT digest, pack, start, size FROM chunks WHERE volume = ?1 AND is_damaged = 0"
+LOCATE = f"{_WHOLE} AND digest = ?2"
+LOCATE_MANY = f"{_WHOLE} AND {_IS_ONE_OF}"
+
+_DAMAGED = (
+    "SELECT digest, pack, start, size FROM chunks INDEXED BY damaged"
+    " WHERE volume = ?1 AND is_damaged = 1"
 )
+DAMAGED = f"{_DAMAGED} AND digest = ?2"
+DAMAGED_MANY = f"{_DAMAGED} AND {_IS_ONE_OF}"
+HAS_DAMAGED = """
+SELECT 1 FROM chunks INDEXED BY damaged WHERE volume = ?1 AND is_damaged = 1 LIMIT 1
+"""
 
 LOCATED = """
 SELECT digest, start, size FROM chunks INDEXED BY packed
@@ -171,5 +180,8 @@ ON CONFLICT (volume, digest) DO UPDATE SET
 WHERE is_damaged = 1
 """
 
-MARK_DAMAGED = "UPDATE chunks SET is_damaged = 1 WHERE volume = ?1 AND digest = ?2"
+MARK_DAMAGED = """
+UPDATE chunks SET is_damaged = 1
+WHERE volume = ?1 AND digest = ?2 AND pack = ?3 AND start = ?4 AND size = ?5
+"""
 FORGET_CHUNKS = "DELETE FROM chunks WHERE volume = ?1"

@@ -22,8 +22,8 @@ APPLICATION_ID = 0x53594E43
 """`SYNC` in the header of the file, for `file` and for us."""
 
 OLDEST_READABLE = 1
-NEWEST_READABLE = 1
-WRITTEN = 1
+NEWEST_READABLE = 2
+WRITTEN = 2
 
 Migration = tuple[int, Sequence[str]]
 """The version that a migration makes, and its statements."""
@@ -107,7 +107,9 @@ _TABLES = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-MIGRATIONS: tuple[Migration, ...] = ((1, _TABLES),)
+_DAMAGED = ("CREATE INDEX damaged ON chunks (volume, digest) WHERE is_damaged = 1",)
+
+MIGRATIONS: tuple[Migration, ...] = ((1, _TABLES), (2, _DAMAGED))
 
 BUSY_TIMEOUT_S = 10.0
 """Nobody else should have the file open; a backup by hand may, and must not make us hang."""

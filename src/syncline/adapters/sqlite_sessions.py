@@ -158,6 +158,12 @@ class Reader:
         return None
 
     @translating
+    def commit_id(self, revision: Revision) -> CommitId | None:
+        """Return the id of one commit, without reading its entries; None where there is none."""
+        row = self._open.execute(sql.COMMIT_ID, (self._key, revision)).fetchone()
+        return None if row is None else CommitId(row[0])
+
+    @translating
     def signature(self, revision: Revision) -> tuple[str, int] | None:
         """Return who made a commit, by human name, and when in ns; None where there is none."""
         row = self._open.execute(sql.SIGNATURE, (self._key, revision)).fetchone()
@@ -197,17 +203,35 @@ class Reader:
     @translating
     def locate(self, digests: Iterable[Digest]) -> Mapping[Digest, Location]:
         """Return where chunks lie; those unknown or marked damaged are left out."""
+        rows = self._look_up(sql.LOCATE, sql.LOCATE_MANY, digests)
+        return {Digest(digest): Location(pack, at, size) for digest, pack, at, size in rows}
+
+    @translating
+    def damaged(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Return those that are marked damaged."""
+        rows = self._look_up(sql.DAMAGED, sql.DAMAGED_MANY, digests)
+        return {Digest(digest) for digest, _, _, _ in rows}
+
+    @translating
+    def has_damaged(self) -> bool:
+        """Tell whether any chunk of the volume is marked damaged."""
+        return self._open.execute(sql.HAS_DAMAGED, (self._key,)).fetchone() is not None
+
+    def _look_up(
+        self, one: str, many: str, digests: Iterable[Digest]
+    ) -> list[tuple[bytes, int, int, int]]:
+        """Return digest, pack, offset and size of what a pair of statements finds."""
         wanted = list(dict.fromkeys(digests))
-        rows = []
-        for start in range(0, len(wanted), sql.LOCATE_EACH):
-            some = wanted[start : start + sql.LOCATE_EACH]
+        rows: list[tuple[bytes, int, int, int]] = []
+        for start in range(0, len(wanted), sql.LOOK_UP_EACH):
+            some = wanted[start : start + sql.LOOK_UP_EACH]
             if len(some) == 1:
-                rows += self._open.execute(sql.LOCATE, (self._key, some[0])).fetchall()
+                rows += self._open.execute(one, (self._key, some[0])).fetchall()
                 continue
             # One statement for every count, so that it is compiled once.
-            padding = [some[0]] * (sql.LOCATE_EACH - len(some))
-            rows += self._open.execute(sql.LOCATE_MANY, (self._key, *some, *padding)).fetchall()
-        return {Digest(digest): Location(pack, at, size) for digest, pack, at, size in rows}
+            padding = [some[0]] * (sql.LOOK_UP_EACH - len(some))
+            rows += self._open.execute(many, (self._key, *some, *padding)).fetchall()
+        return rows
 
     @translating
     def located_after(self, pack: int, start: int) -> list[tuple[bytes, int, int]]:
@@ -232,9 +256,13 @@ class Writer(Reader):
             ((key, digest, at.pack, at.offset, at.size) for digest, at in sorted(chunks.items())),
         )
 
-    def mark_damaged(self, digests: Iterable[Digest]) -> None:
-        """Make chunks missing because their bytes are wrong; a later `add_chunks` heals them."""
-        self._do_many(sql.MARK_DAMAGED, ((self._key, digest) for digest in digests))
+    def mark_damaged(self, chunks: Mapping[Digest, Location]) -> None:
+        """Make chunks missing whose bytes are wrong; one that lies elsewhere is left as it is."""
+        key = self._key
+        self._do_many(
+            sql.MARK_DAMAGED,
+            ((key, digest, at.pack, at.offset, at.size) for digest, at in chunks.items()),
+        )
 
     def forget_chunks(self) -> None:
         """Drop the whole chunk index of the volume, to rebuild it from packs."""

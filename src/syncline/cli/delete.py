@@ -52,7 +52,7 @@ async def _delete(
 ) -> ExitCode:
     from syncline.cli.report import CommandReport
     from syncline.cli.session import link_to, remote_address, revision
-    from syncline.client.delete import delete
+    from syncline.client.delete import LOCK_WAIT_S, delete
     from syncline.compose.connect import author, ids
 
     paths = [remote_address(raw).path for raw in raws]
@@ -68,5 +68,6 @@ async def _delete(
                 is_recursive=is_recursive,
                 if_revision=revision(if_revision),
                 retry_s=session.config.timeout_s,
+                lock_wait_s=min(LOCK_WAIT_S, session.config.timeout_s),
             )
     return report.conclude()

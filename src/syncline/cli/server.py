@@ -62,7 +62,8 @@ def verify_command(
 ) -> int:
     """Read everything that a server keeps and name what is damaged.
 
-    Changes nothing; the server must not be running. Each finding is a line.
+    What is damaged is marked, so that the next store of that content repairs it. The server must
+    not be running. Each finding is a line.
     """
     return _maintain(_verify, data, config, verbosity, is_json=is_json)
 

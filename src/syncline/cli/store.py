@@ -55,7 +55,7 @@ async def _store(
 
     from syncline.cli.report import CommandReport
     from syncline.cli.session import link_to, revision
-    from syncline.client.store import store
+    from syncline.client.store import LOCK_WAIT_S, store
     from syncline.client.targets import parse_address, store_sources
     from syncline.compose.connect import author, chunker, executor, ids
 
@@ -74,5 +74,6 @@ async def _store(
                 report=report,
                 if_revision=revision(if_revision),
                 retry_s=session.config.timeout_s,
+                lock_wait_s=min(LOCK_WAIT_S, session.config.timeout_s),
             )
     return report.conclude()

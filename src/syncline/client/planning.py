@@ -1,6 +1,6 @@
 """Planning a STORE: what a local thing asks of what the server has. Pure.
 
-P1  What is the same on both sides asks for nothing.
+P1  What is the same on both sides asks for nothing, unless the server lacks some of its content.
 P2  What stands on the server is put on its own entry with its revision as base (G6).
 P3  A thing never replaces one of another kind.
 """
@@ -12,7 +12,7 @@ from typing import assert_never
 
 from syncline.client.reading import Ready
 from syncline.core.changes import Put, PutDirectory, PutFile, PutLink, Refusal, RefusalCode
-from syncline.core.entries import Entry, Kind
+from syncline.core.entries import Kind
 from syncline.core.identity import NO_REVISION, Digest, EntryId, Revision
 from syncline.core.names import RelPath
 from syncline.errors import (
@@ -25,6 +25,7 @@ from syncline.errors import (
     Stale,
     SynclineError,
 )
+from syncline.ports.link import Located
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,12 @@ class Standing:
     mtime_ns: int
     digest: Digest | None
     target: bytes | None
+    is_damaged: bool = False
 
 
-def standing_of(entry: Entry) -> Standing:
+def standing_of(located: Located) -> Standing:
     """Return the part of an entry that planning looks at."""
+    entry = located.entry
     return Standing(
         entry.id,
         entry.revision,
@@ -50,6 +53,7 @@ def standing_of(entry: Entry) -> Standing:
         entry.mtime_ns,
         entry.digest,
         entry.target,
+        located.is_damaged,
     )
 
 
@@ -71,6 +75,8 @@ def is_same(ready: Ready, standing: Standing) -> bool:
             return (ready.target, ready.mtime_ns) == (standing.target, standing.mtime_ns)
         case Kind.FILE:
             assert ready.content is not None
+            if standing.is_damaged:
+                return False
             wanted = (ready.content.digest, ready.mode, ready.mtime_ns)
             return wanted == (standing.digest, standing.mode, standing.mtime_ns)
         case _:

@@ -180,8 +180,10 @@ class Shipper:
         for item, outcome in zip(items, outcomes, strict=True):
             path = item.found.remote
             if isinstance(outcome, Accepted):
+                standing = self.survey.at(path)
+                is_repaired = standing is not None and standing.is_damaged
                 is_changed = outcome.revision > outcome.replaced
-                result = Result.STORED if is_changed else Result.UNCHANGED
+                result = Result.STORED if is_changed or is_repaired else Result.UNCHANGED
                 self.finish(item, result, outcome.revision, outcome.replaced)
                 if item.found.kind is not Kind.DIRECTORY:
                     self.survey.forget(path)

@@ -66,7 +66,7 @@ class Survey:
             if located is None:
                 self.forget(path)
             else:
-                self.note(path, standing_of(located.entry))
+                self.note(path, standing_of(located))
 
     async def list(self, path: RelPath) -> None:
         """See all that is below a directory; raise NotFound when it is gone."""
@@ -75,4 +75,4 @@ class Survey:
     async def _list(self, path: RelPath) -> None:
         async for located in self._link.list(path, is_recursive=True, at=None):
             self._steady.progress()
-            self.note(located.path, standing_of(located.entry))
+            self.note(located.path, standing_of(located))

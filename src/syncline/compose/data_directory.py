@@ -55,7 +55,7 @@ def open_data(data: Path, *, may_create: bool) -> Iterator[Stores]:
         )
     with ExitStack() as stack:
         try:
-            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_durable(data)
             stack.enter_context(_locked(data / LOCK_NAME, shown))
             (data / VOLUMES_NAME).mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
@@ -63,6 +63,18 @@ def open_data(data: Path, *, may_create: bool) -> Iterator[Stores]:
         metadata = SqliteMetadataStore(data / METADATA_NAME)
         stack.callback(metadata.close)
         yield Stores(data, metadata, stack.enter_context(ExitStack()))
+
+
+def _make_durable(directory: Path) -> None:
+    """Make a directory and those above it that are missing, so that power loss keeps them."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True, mode=0o700)
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _failure(error: OSError, shown: str) -> NoSpace | LocalFailure:

@@ -21,12 +21,12 @@ from syncline.ports.link import (
     WatchBegin,
     WatchEvent,
 )
-from syncline.server.feed import FeedItem
+from syncline.server.feed import FeedItem, WithPaths
 from syncline.server.fetch import fetch_chunks
 from syncline.server.listing import listing, stat
 from syncline.server.store import delete, store
 from syncline.server.volume import ServedVolume
-from syncline.server.watch import WithPaths, watch
+from syncline.server.watch import watch
 
 
 class DirectLink:
@@ -107,6 +107,9 @@ class _Upload:
 
     async def grant(self, outcomes: Sequence[Outcome]) -> None:
         """Need nothing: the answer will say it again."""
+
+    async def alive(self) -> None:
+        """Need nothing: nobody waits for a message."""
 
     async def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
         """Yield the chunks."""

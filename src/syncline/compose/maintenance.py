@@ -36,6 +36,7 @@ def rebuild_data(data: Path) -> RebuildReport:
 def verify_data(data: Path) -> Iterator[str]:
     """Read everything; yield a sentence for each thing that is wrong, none when all is well.
 
+    Chunks that it names are marked damaged: clients are told of them, and a STORE fills them again.
     Raises InUse while a server runs on the data, NotFound where there is none.
     """
     with open_data(data, may_create=False) as stores:

@@ -46,12 +46,16 @@ class ServerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A live entry, its path at the asked revision, and who made that state of it when."""
+    """A live entry, its path at the asked revision, and who made that state of it when.
+
+    `is_damaged`: the server knows that it lacks some of this content; a STORE of it repairs it.
+    """
 
     path: RelPath
     entry: Entry
     author: str
     time_ns: int
+    is_damaged: bool = False
 
 
 class Effect(Enum):

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from syncline.core.changes import Answer
 from syncline.core.entries import Entry
-from syncline.core.identity import Digest, EntryId, OpId, ReplicaId, Revision, VolumeId
+from syncline.core.identity import CommitId, Digest, EntryId, OpId, ReplicaId, Revision, VolumeId
 from syncline.core.names import Name
 from syncline.core.table import Commit, Head, Table
 from syncline.ports.chunks import Location
@@ -64,6 +64,9 @@ class TableReader(Table, Protocol):
     def commit(self, revision: Revision) -> Commit | None:
         """Return one commit with its entries; None where there is none."""
 
+    def commit_id(self, revision: Revision) -> CommitId | None:
+        """Return the id of one commit, without reading its entries; None where there is none."""
+
     def signature(self, revision: Revision) -> tuple[str, int] | None:
         """Return who made a commit, by human name, and when in ns; None where there is none."""
 
@@ -76,6 +79,12 @@ class TableReader(Table, Protocol):
     def locate(self, digests: Iterable[Digest]) -> Mapping[Digest, Location]:
         """Return where chunks lie; those unknown or marked damaged are left out."""
 
+    def damaged(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Return those that are marked damaged."""
+
+    def has_damaged(self) -> bool:
+        """Tell whether any chunk of the volume is marked damaged; costs one look-up."""
+
 
 class WriteSession(TableReader, Protocol):
     """A read session at the head that may also add; it sees its own additions."""
@@ -83,8 +92,11 @@ class WriteSession(TableReader, Protocol):
     def add_chunks(self, chunks: Mapping[Digest, Location]) -> None:
         """Index chunks; one that is there already keeps its place unless it is marked damaged."""
 
-    def mark_damaged(self, digests: Iterable[Digest]) -> None:
-        """Make chunks missing because their bytes are wrong; a later `add_chunks` heals them."""
+    def mark_damaged(self, chunks: Mapping[Digest, Location]) -> None:
+        """Make chunks missing whose bytes are wrong; a later `add_chunks` heals them.
+
+        One that does not lie at the place given is left as it is: it was healed meanwhile.
+        """
 
     def forget_chunks(self) -> None:
         """Drop the whole chunk index of the volume, to rebuild it from packs."""

@@ -60,7 +60,7 @@ SERVER_OPTIONS: Options = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Without it a client's own keepalive ends in GOAWAY too_many_pings.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _PING_INTERVAL_MIN_S * 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MIN_S * 1000),
     ("grpc.server.max_pending_requests", PENDING_MAX),
     ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_MAX),
     # A connection that says nothing does not stay.

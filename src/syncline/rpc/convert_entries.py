@@ -209,6 +209,7 @@ def located_to_pb(located: Located) -> pb.Located:
         entry=entry_to_pb(located.entry),
         author=located.author,
         time_ns=located.time_ns,
+        is_damaged=located.is_damaged,
     )
 
 
@@ -220,7 +221,8 @@ def located_from_pb(message: pb.Located) -> Located:
         raise invalid("entry", "a tombstone has no path")
     if path.name != entry.name:
         raise invalid("path", "does not end with the name of its entry")
-    return Located(path, entry, parse_label(message.author, "author"), message.time_ns)
+    author = parse_label(message.author, "author")
+    return Located(path, entry, author, message.time_ns, message.is_damaged)
 
 
 def at_to_pb(at: Revision | None) -> int:

@@ -68,3 +68,6 @@ async def _mapped(method: str, context: Context) -> AsyncIterator[None]:
         )
         code, message, metadata = to_abort(error)
         await context.abort(code, message, metadata)
+    except grpc.aio.InternalError as error:
+        # How gRPC says that a message could not be sent any more: whom to is gone.
+        logger.info("peer_gone method=%s peer=%s error=%r", method, context.peer(), str(error))

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 import grpc.aio
@@ -26,22 +27,26 @@ from syncline.ports.link import (
     SnapshotBegin,
     SnapshotEnd,
     SnapshotPage,
+    WatchEvent,
 )
 from syncline.rpc import convert_answers, convert_reads, convert_store, convert_watch
 from syncline.rpc.convert_entries import located_to_pb
 from syncline.rpc.frames import ChunkPacker, ChunkUnpacker
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 from syncline.rpc.methods import Behaviour
-from syncline.server.feed import FeedItem
+from syncline.server.feed import FeedItem, WithPaths
 from syncline.server.fetch import fetch_chunks, fetch_content, find_file
 from syncline.server.listing import listing, stat
 from syncline.server.store import delete, store
-from syncline.server.volume import VolumeSet
-from syncline.server.watch import Watched, Watcher, WithPaths, watch
+from syncline.server.volume import ServedVolume, VolumeSet
+from syncline.server.watch import Watched, Watcher, encoded, watch
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+PROPOSAL_COPIES = 4
+"""What a proposal takes in memory for each byte on the wire, at the most: as objects of changes."""
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -81,19 +86,24 @@ class Servicer:
 
     async def store(self, requests: AsyncIterator[pb.StoreRequest], context: Context) -> None:
         """Assemble the proposal and carry it out; the upload writes to the stream in between."""
-        stream = _StoreStream(requests, self._volumes.limits.message_wait_s)
-        begin = await stream.next()
-        if begin.WhichOneof("part") != "begin":
-            raise Invalid("a STORE starts with its begin", field="part", reason="order")
-        reader = convert_store.ProposalReader(begin.begin)
-        volume = self._volumes.find(reader.volume)
-        with self._volumes.stores.enter(begin.begin.author.replica):
+        limits = self._volumes.limits
+        with (
+            self._volumes.stores.enter(context.peer()),
+            self._volumes.proposals.hold() as memory,
+        ):
+            begin = await _next(requests, limits.first_message_wait_s)
+            if begin.WhichOneof("part") != "begin":
+                raise Invalid("a STORE starts with its begin", field="part", reason="order")
+            reader = convert_store.ProposalReader(begin.begin)
+            volume = self._volumes.find(reader.volume)
             while not reader.is_complete:
-                message = await stream.next()
+                message = await _next(requests, limits.message_wait_s)
                 if message.WhichOneof("part") != "changes":
                     raise Invalid("the changes of a STORE follow", field="part", reason="order")
+                memory.take(PROPOSAL_COPIES * message.ByteSize())
                 reader.add(message.changes)
-            answer = await store(volume, reader.proposal(), _Upload(stream, context))
+            upload = _Upload(requests, context, volume)
+            answer = await store(volume, reader.proposal(), upload)
             for frame in convert_answers.answer_frames(answer):
                 await context.write(pb.StoreResponse(committed=frame))
 
@@ -101,7 +111,7 @@ class Servicer:
         """Carry out a DELETE."""
         name, proposal = convert_store.delete_from_pb(request)
         volume = self._volumes.find(name)
-        with self._volumes.stores.enter(proposal.author.replica):
+        with self._volumes.stores.enter(context.peer()):
             return convert_answers.delete_answer_to_pb(await delete(volume, proposal))
 
     async def fetch(
@@ -128,10 +138,10 @@ class Servicer:
 
     async def watch(self, requests: AsyncIterator[pb.WatchRequest], context: Context) -> None:
         """Send the feed, and take note of what the client says of its progress meanwhile."""
-        first = await _next(requests, self._volumes.limits.message_wait_s)
-        name, begin = convert_watch.watch_begin_from_pb(first)
-        volume = self._volumes.find(name)
-        with self._volumes.watches.enter(begin.author.replica):
+        with self._volumes.watches.enter(context.peer()):
+            first = await _next(requests, self._volumes.limits.first_message_wait_s)
+            name, begin = convert_watch.watch_begin_from_pb(first)
+            volume = self._volumes.find(name)
             logger.info("watch_begin volume=%s replica=%s", name, begin.author.replica.hex())
             watcher = Watcher(begin.author)
             async with asyncio.TaskGroup() as tasks:
@@ -139,8 +149,12 @@ class Servicer:
                 events = watch(volume, begin)
                 async with aclosing(events):
                     async for event in events:
-                        for frame in _event_frames(event, wants_inline=begin.wants_inline):
+                        for frame in await _event_frames(
+                            volume, event, wants_inline=begin.wants_inline
+                        ):
                             await context.write(frame)
+                        # What was sent is let go before the wait for what follows.
+                        del event
                         if watcher.broken is not None:
                             break
                 listener.cancel()
@@ -169,22 +183,26 @@ class Servicer:
         return convert_reads.stat_answer_to_pb(revision, found)
 
 
-def _event_frames(event: Watched, *, wants_inline: bool) -> Sequence[pb.WatchResponse | bytes]:
+async def _event_frames(
+    volume: ServedVolume, event: Watched, *, wants_inline: bool
+) -> Sequence[pb.WatchResponse | bytes]:
     """Return the messages of an event; a commit of the feed is encoded once for all watchers."""
     match event:
         case FeedItem():
-            frames = event.frames.get(wants_inline)
-            if frames is None:
-                committed = Committed(event.commit, (), event.inline if wants_inline else {})
-                frames = [
-                    frame.SerializeToString() for frame in convert_watch.event_frames(committed)
-                ]
-                event.frames[wants_inline] = frames
-            return frames
+            inline = event.inline if wants_inline else {}
+            encode = partial(_encode, Committed(event.commit, (), inline))
+            return await encoded(volume, event, encode, variant=bool(inline))
         case WithPaths():
-            return list(convert_watch.event_frames(Committed(event.commit, event.changes, {})))
-        case Heartbeat() | SnapshotBegin() | SnapshotPage() | SnapshotEnd():
+            encode = partial(_encode, Committed(event.commit, event.changes, {}))
+            return await encoded(volume, event, encode, variant=False)
+        case SnapshotPage():
+            return await volume.workers.run(_encode, event)
+        case Heartbeat() | SnapshotBegin() | SnapshotEnd():
             return list(convert_watch.event_frames(event))
+
+
+def _encode(event: WatchEvent) -> list[bytes]:
+    return [frame.SerializeToString() for frame in convert_watch.event_frames(event)]
 
 
 async def _listen(requests: AsyncIterator[pb.WatchRequest], watcher: Watcher) -> None:
@@ -218,25 +236,24 @@ async def _next(requests: AsyncIterator[T], wait_s: float) -> T:
         raise TimedOut(f"the stream owed a message for {wait_s:.0f} s", side="client") from error
 
 
-class _StoreStream:
-    """The requests of one STORE, each in its time."""
-
-    def __init__(self, requests: AsyncIterator[pb.StoreRequest], wait_s: float) -> None:
-        self._requests = requests
-        self._wait_s = wait_s
-
-    async def next(self) -> pb.StoreRequest:
-        """Return the next request."""
-        return await _next(self._requests, self._wait_s)
-
-
 class _Upload:
     """The client's end of a STORE."""
 
-    def __init__(self, stream: _StoreStream, context: Context) -> None:
-        self._stream = stream
+    def __init__(
+        self, requests: AsyncIterator[pb.StoreRequest], context: Context, volume: ServedVolume
+    ) -> None:
+        self._requests = requests
         self._context = context
+        self._volume = volume
         self._unpacker = ChunkUnpacker()
+        self._spoke_s = volume.clock.monotonic_s()
+
+    async def alive(self) -> None:
+        """Say something when nothing was said for long: the client's deadline is by progress."""
+        now_s = self._volume.clock.monotonic_s()
+        if now_s - self._spoke_s >= self._volume.limits.heartbeat_s:
+            self._spoke_s = now_s
+            await self._context.write(pb.StoreResponse(granted=pb.Granted()))
 
     async def grant(self, outcomes: Sequence[Outcome]) -> None:
         """Tell the client what stands."""
@@ -249,7 +266,7 @@ class _Upload:
             await self._context.write(pb.StoreResponse(missing=frame))
         left = len(digests)
         while left:
-            message = await self._stream.next()
+            message = await _next(self._requests, self._volume.limits.message_wait_s)
             if message.WhichOneof("part") != "chunks":
                 raise Invalid("chunks were asked for", field="part", reason="order")
             for data in self._unpacker.add(message.chunks):

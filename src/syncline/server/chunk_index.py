@@ -1,7 +1,7 @@
 """Which chunks a volume has: those in the metadata store, and those written but not indexed yet.
 
 X1  A chunk is *pending* from its append until a write session that indexed it is durable, or until
-    a sync of its pack failed. So it is always found in one place or the other.
+    a sync of its pack failed or it was read wrong. So it is always found in one place or the other.
 X2  Who looks a chunk up asks `pending` first and then opens a read session: a chunk leaves
     `pending` only after it can be seen in every session opened later.
 """
@@ -27,6 +27,8 @@ class ChunkIndex:
         self._chunks = chunks
         self._pending: dict[Digest, Location] = {}
         self._lock = threading.Lock()
+        self.losses = 0
+        """Grows whenever a chunk that was there may be there no more."""
 
     def locate(self, digests: Sequence[Digest]) -> dict[Digest, Location]:
         """Return where chunks lie; the unknown and the damaged are left out."""
@@ -82,6 +84,7 @@ class ChunkIndex:
         except BaseException:
             with self._lock:
                 self._pending.clear()
+                self.losses += 1
             raise
         session.add_chunks(pending)
         return pending
@@ -92,6 +95,20 @@ class ChunkIndex:
             for digest, location in indexed.items():
                 if self._pending.get(digest) == location:
                     del self._pending[digest]
+
+    def mark_damaged(self, session: WriteSession, chunks: Mapping[Digest, Location]) -> None:
+        """Make chunks missing that were read wrong at these places; for the writer's thread."""
+        with self._lock:
+            for digest, location in chunks.items():
+                if self._pending.get(digest) == location:
+                    del self._pending[digest]
+            self.losses += 1
+        session.mark_damaged(chunks)
+
+    def damaged(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Return those that are marked damaged."""
+        with self._metadata.read(self._volume) as reader:
+            return reader.damaged(digests)
 
     def read(self, digest: Digest) -> bytes:
         """Return a chunk; raise NotFound when it is not there, Corrupt when its bytes are wrong."""

@@ -3,6 +3,8 @@
 F1  `publish` is called once a commit, in order of revision, after the commit is durable.
 F2  A watcher holds a position alone. What left the ring is read from the store's rows, so a slow
     watcher costs nobody memory and loses nothing but the inline content.
+F3  Watchers at one position hold one item: what was read, worked out or encoded for the first of
+    them is there for the others as long as one of them has use for it, and no longer.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from weakref import ReferenceType, WeakValueDictionary
 
 from syncline.core.identity import Digest, Revision
 from syncline.core.table import Commit, Head
+from syncline.ports.link import PathChange
 
 ENTRY_COST_BYTES = 600
 REF_COST_BYTES = 250
@@ -21,13 +25,27 @@ COPIES = 3
 watchers who want content and for those who do not."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class WithPaths:
+    """A commit and the paths of what it changed, for tools; `frames` as in a FeedItem."""
+
+    commit: Commit
+    changes: tuple[PathChange, ...]
+    frames: dict[bool, list[bytes]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class FeedItem:
-    """A commit with its small content; `frames` keeps what a sender encoded, by variant."""
+    """A commit with its small content; `frames` keeps what a sender encoded, by variant.
+
+    `with_paths` is weak because paths of a deep tree are far larger than its entries: the ring,
+    which does not count them, must not keep them.
+    """
 
     commit: Commit
     inline: dict[Digest, bytes]
     frames: dict[bool, list[bytes]] = field(default_factory=dict)
+    with_paths: ReferenceType[WithPaths] | None = None
     cost_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +70,8 @@ class Feed:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._ring: deque[FeedItem] = deque()
+        self._shared: WeakValueDictionary[Revision, FeedItem] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Revision, asyncio.Lock] = WeakValueDictionary()
         self._news = asyncio.Event()
         self.is_closed = False
 
@@ -66,6 +86,7 @@ class Feed:
         assert commit.revision == self.head.revision + 1, "a commit was published out of order"
         self.head = Head(commit.revision, commit.id, commit.table_digest)
         self._ring.append(item)
+        self._shared[commit.revision] = item
         self._bytes += item.cost_bytes
         while self._bytes > self._bytes_max and self._ring:
             self._bytes -= self._ring.popleft().cost_bytes
@@ -79,14 +100,27 @@ class Feed:
         index = revision - self._ring[0].commit.revision + 1
         return self._ring[index] if 0 <= index < len(self._ring) else None
 
-    async def wait(self, revision: Revision, timeout_s: float) -> bool:
-        """Wait for a commit past `revision` or the end; tell whether one of them came in time."""
-        if self.is_closed or self.head.revision > revision:
-            return True
-        news = self._news
+    def at_hand(self, revision: Revision) -> FeedItem | None:
+        """Return the commit that follows `revision` when the ring or a watcher has it (F3)."""
+        return self.after(revision) or self._shared.get(Revision(revision + 1))
+
+    def share(self, item: FeedItem) -> FeedItem:
+        """Return the item of this commit that all watchers use: an earlier one, else `item`."""
+        return self._shared.setdefault(item.commit.revision, item)
+
+    def turn(self, revision: Revision) -> asyncio.Lock:
+        """Return the lock for work on one commit, so that the second in the line finds it done."""
+        return self._turns.setdefault(revision, asyncio.Lock())
+
+    async def wait(self, revision: Revision, timeout_s: float | None) -> bool:
+        """Wait for a commit past `revision` or the end; tell whether one of them came in time.
+
+        `timeout_s` is in seconds over all that is published meanwhile; None waits for ever.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                await news.wait()
+                while not self.is_closed and self.head.revision <= revision:
+                    await self._news.wait()
         except TimeoutError:
             return False
         return True

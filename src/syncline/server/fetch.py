@@ -1,12 +1,11 @@
 """FETCH: content by address or by digest, checked before it leaves (G8).
 
 A chunk whose bytes are wrong is marked damaged, so that the next STORE that holds it fills it
-again; the caller is told which one it is.
+again; the caller is told which one it is, then and each time until it is healed.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from syncline.core.entries import Entry, Kind
@@ -15,11 +14,11 @@ from syncline.core.manifests import ChunkRef, decode_piece
 from syncline.core.names import RelPath
 from syncline.core.table import resolve
 from syncline.errors import Corrupt, Invalid, NotFound
+from syncline.ports.chunks import Location
 from syncline.ports.link import Located
+from syncline.server.damage import mark_damaged
 from syncline.server.listing import Describer, pinned
 from syncline.server.volume import ServedVolume
-
-logger = logging.getLogger(__name__)
 
 BATCH_BYTES_MAX = 2 * 1024 * 1024
 BATCH_CHUNKS_MAX = 256
@@ -62,7 +61,8 @@ def _find(volume: ServedVolume, path: RelPath, at: Revision) -> Located:
             raise NotFound(
                 f"there is no '{path}' at revision {at}", path=str(path), revision=str(at)
             )
-        return Describer(reader).locate(path, entry)
+        (located,) = Describer(reader, volume.chunks).describe([(path, entry)])
+        return located
 
 
 async def fetch_content(
@@ -104,31 +104,43 @@ async def _piece(volume: ServedVolume, piece: ChunkRef) -> Sequence[ChunkRef]:
 
 async def _read(volume: ServedVolume, digests: Sequence[Digest]) -> Sequence[bytes]:
     """Read the first few chunks; mark one that is damaged before saying so."""
+    damaged: dict[Digest, Location] = {}
     try:
-        return await volume.workers.run(_read_some, volume, digests)
-    except Corrupt as error:
-        damaged = error.fields.get("digest")
-        if damaged is not None:
-            digest = Digest(bytes.fromhex(damaged))
-            logger.error("chunk_damaged digest=%s pack=%s", damaged, error.fields.get("pack"))
-            await volume.writer.submit(lambda session: session.mark_damaged([digest]))
+        return await volume.workers.run(_read_some, volume, digests, damaged)
+    except Corrupt:
+        await mark_damaged(volume, damaged)
         raise
 
 
-def _read_some(volume: ServedVolume, digests: Sequence[Digest]) -> list[bytes]:
+def _read_some(
+    volume: ServedVolume, digests: Sequence[Digest], damaged: dict[Digest, Location]
+) -> list[bytes]:
+    """Return the first few chunks; note in `damaged` where one lies that makes this fail."""
     located = volume.chunks.locate(digests)
     data: list[bytes] = []
     size = 0
     for digest in digests:
         location = located.get(digest)
         if location is None:
-            raise NotFound(
-                f"chunk {digest.hex()} is not in this volume, or it is damaged",
-                digest=digest.hex(),
-                what="chunk",
-            )
-        data.append(volume.chunks.read_at(digest, location))
+            raise _absent(volume, digest)
+        try:
+            data.append(volume.chunks.read_at(digest, location))
+        except Corrupt:
+            damaged[digest] = location
+            raise
         size += len(data[-1])
         if size >= BATCH_BYTES_MAX:
             break
     return data
+
+
+def _absent(volume: ServedVolume, digest: Digest) -> NotFound | Corrupt:
+    """Return the error for a chunk that has no place."""
+    shown = digest.hex()
+    if volume.chunks.damaged([digest]):
+        return Corrupt(
+            f"chunk {shown} is damaged; store a file that has it again to repair it",
+            digest=shown,
+            what="chunk",
+        )
+    return NotFound(f"chunk {shown} is not in this volume", digest=shown, what="chunk")

@@ -18,19 +18,22 @@ class Limits:
     """STOREs and DELETEs under way or waiting for a lock, of all clients."""
 
     stores_each_max: int = 128
-    """The same for one replica."""
+    """The same for one connection."""
 
-    reads_max: int = 1024
-    """FETCHes, LISTs and STATs under way, of all clients."""
+    proposal_bytes_max: int = 256 * 1024 * 1024
+    """Memory for the changes and inline content of all STOREs under way."""
 
-    reads_each_max: int = 256
+    reads_max: int = 256
+    """FETCHes, LISTs and STATs under way, of all clients; each has at most 3 MiB in memory."""
+
+    reads_each_max: int = 64
     """The same for one connection."""
 
     watches_max: int = 4096
     """WATCH streams, of all clients. An idle one costs about 34 KiB."""
 
     watches_each_max: int = 64
-    """The same for one replica."""
+    """The same for one connection."""
 
     streams_per_connection_max: int = 1024
     """Calls under way on one connection; further ones wait in the client."""
@@ -41,6 +44,9 @@ class Limits:
     lock_stall_s: float = 30.0
     """Without transfer progress for so long, a STORE's locks are dropped until its commit."""
 
+    first_message_wait_s: float = 10.0
+    """How long a new stream may be silent."""
+
     message_wait_s: float = 120.0
     """How long a stream may owe the server its next message."""
 
@@ -49,6 +55,47 @@ class Limits:
 
     ring_bytes_max: int = 32 * 1024 * 1024
     """Recent commits kept in memory for watchers, their inline content included."""
+
+
+class Budget:
+    """Memory that all callers share; who asks for what is not there is refused."""
+
+    def __init__(self, what: str, *, bytes_max: int) -> None:
+        self._what = what
+        self._bytes_max = bytes_max
+        self.used_bytes = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Holding]:
+        """Give back at the end of the block what was taken in it."""
+        holding = Holding(self)
+        try:
+            yield holding
+        finally:
+            self.used_bytes -= holding.bytes
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes; raise Throttled when they are not there."""
+        if self.used_bytes + size > self._bytes_max:
+            raise Throttled(
+                f"the server's memory for {self._what} is used up; try again in a moment",
+                limit=str(self._bytes_max),
+                scope="server",
+            )
+        self.used_bytes += size
+
+
+class Holding:
+    """What one caller has taken of a budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.bytes = 0
+
+    def take(self, size: int) -> None:
+        """Take `size` bytes more; raise Throttled when they are not there."""
+        self._budget.take(size)
+        self.bytes += size
 
 
 class Gate:

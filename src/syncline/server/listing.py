@@ -10,12 +10,14 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from syncline.core.entries import Entry, Kind
-from syncline.core.identity import ROOT_ID, EntryId, Revision
+from syncline.core.identity import ROOT_ID, Digest, EntryId, Revision
+from syncline.core.manifests import Content, decode_piece
 from syncline.core.names import Name, RelPath
 from syncline.core.table import resolve
-from syncline.errors import NotFound
+from syncline.errors import Corrupt, NotFound
 from syncline.ports.link import Located
 from syncline.ports.metadata import TableReader
+from syncline.server.chunk_index import ChunkIndex
 from syncline.server.volume import ServedVolume
 
 PAGE_ENTRIES = 256
@@ -53,20 +55,54 @@ class _Open:
 
 
 class Describer:
-    """Adds path, author and time to entries of one session; each commit is looked up once."""
+    """Adds path, author, time and damage to entries of one session; looks each commit up once."""
 
-    def __init__(self, reader: TableReader) -> None:
+    def __init__(self, reader: TableReader, chunks: ChunkIndex) -> None:
         self._reader = reader
+        self._chunks = chunks
         self._signatures: dict[Revision, tuple[str, int]] = {}
 
-    def locate(self, path: RelPath, entry: Entry) -> Located:
-        """Return the entry with its path and who made this state of it when."""
-        signature = self._signatures.get(entry.revision)
+    def describe(self, found: Sequence[tuple[RelPath, Entry]]) -> list[Located]:
+        """Return entries with their paths, who made these states when, and whether one is damaged.
+
+        The pieces of long manifests are read only in a volume that has something damaged.
+        """
+        damaged = self._find_damaged([entry for _, entry in found])
+        return [
+            Located(path, entry, *self._signature(entry.revision), entry.digest in damaged)
+            for path, entry in found
+        ]
+
+    def _signature(self, revision: Revision) -> tuple[str, int]:
+        signature = self._signatures.get(revision)
         if signature is None:
-            signature = self._reader.signature(entry.revision)
+            signature = self._reader.signature(revision)
             assert signature is not None, "an entry has a revision that was never committed"
-            self._signatures[entry.revision] = signature
-        return Located(path, entry, *signature)
+            self._signatures[revision] = signature
+        return signature
+
+    def _find_damaged(self, entries: Sequence[Entry]) -> set[Digest]:
+        """Return the digests of contents that lack a chunk."""
+        if not self._reader.has_damaged():
+            return set()
+        contents = [entry.content for entry in entries if entry.content is not None]
+        bad = self._reader.damaged(ref.digest for content in contents for ref in content.refs)
+        return {
+            content.digest
+            for content in contents
+            if any(ref.digest in bad for ref in content.refs)
+            or (content.depth and self._is_damaged_below(content))
+        }
+
+    def _is_damaged_below(self, content: Content) -> bool:
+        for piece in content.refs:
+            try:
+                refs = decode_piece(self._chunks.read(piece.digest))
+            except (Corrupt, NotFound):
+                return True
+            if self._reader.damaged(ref.digest for ref in refs):
+                return True
+        return False
 
 
 async def listing(
@@ -113,26 +149,25 @@ def _start(
             )
         if entry.kind is Kind.DIRECTORY:
             return [_Open(entry.id, path)], []
-        return [], [Describer(reader).locate(path, entry)]
+        return [], Describer(reader, volume.chunks).describe([(path, entry)])
 
 
 def _page(
     volume: ServedVolume, at: Revision, stack: list[_Open], is_recursive: bool
 ) -> list[Located]:
     """Return the next entries and move the stack on: depth first, names in order of bytes."""
-    page: list[Located] = []
+    page: list[tuple[RelPath, Entry]] = []
     with volume.metadata.read(volume.id, at) as reader:
-        describer = Describer(reader)
         while stack and len(page) < PAGE_ENTRIES:
             child = stack[-1].next(reader)
             if child is None:
                 stack.pop()
                 continue
             path = stack[-1].path.child(child.name)
-            page.append(describer.locate(path, child))
+            page.append((path, child))
             if is_recursive and child.kind is Kind.DIRECTORY:
                 stack.append(_Open(child.id, path))
-    return page
+        return Describer(reader, volume.chunks).describe(page)
 
 
 async def stat(
@@ -145,6 +180,7 @@ async def stat(
 
 def _stat(volume: ServedVolume, paths: Sequence[RelPath], at: Revision) -> list[Located | None]:
     with volume.metadata.read(volume.id, at) as reader:
-        describer = Describer(reader)
         found = [(path, resolve(reader, path)) for path in paths]
-        return [None if entry is None else describer.locate(path, entry) for path, entry in found]
+        live = [(path, entry) for path, entry in found if entry is not None]
+        described = iter(Describer(reader, volume.chunks).describe(live))
+        return [None if entry is None else next(described) for _, entry in found]

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from syncline.core.changes import Author, Change, Holder
+from syncline.core.identity import OpId
 from syncline.core.locks import Key, OperationLocks, Ticket, keys_of
 from syncline.ports.clock import Clock
 
@@ -18,9 +19,10 @@ from syncline.ports.clock import Clock
 class HeldLocks:
     """What one operation holds. `refused` are its changes that another writer's locks keep out."""
 
-    def __init__(self, queue: LockQueue, author: Author) -> None:
+    def __init__(self, queue: LockQueue, author: Author, op_id: OpId) -> None:
         self._queue = queue
         self._author = author
+        self.operation = (author.replica, op_id)
         self._keys: frozenset[Key] = frozenset()
         self.ticket: Ticket | None = None
         self.progress_s = queue.clock.monotonic_s()
@@ -56,7 +58,7 @@ class HeldLocks:
         return self._queue.holder_of(self._keys)
 
     async def _enter(self, wait_s: float) -> bool:
-        self.ticket = self._queue.request(self._keys, self._author)
+        self.ticket = self._queue.request(self._keys, self._author, self)
         if self._queue.locks.is_granted(self.ticket):
             self.progress()
             return True
@@ -88,13 +90,21 @@ class LockQueue:
         self._stall_s = stall_s
         self._waiting: dict[Ticket, asyncio.Event] = {}
         self._holders: set[HeldLocks] = set()
+        self._by_ticket: dict[Ticket, HeldLocks] = {}
 
     @asynccontextmanager
     async def hold(
-        self, changes: Sequence[Change], author: Author, wait_s: float
+        self, changes: Sequence[Change], author: Author, op_id: OpId, wait_s: float
     ) -> AsyncIterator[HeldLocks]:
-        """Hold the locks of `changes` for the length of the block."""
-        held = HeldLocks(self, author)
+        """Hold the locks of `changes` for the length of the block.
+
+        A repetition takes over from the operation that it repeats, whose connection is gone: else
+        it would be told that it is locked out by itself, and then the first one would commit.
+        """
+        held = HeldLocks(self, author, op_id)
+        for other in self._holders:
+            if other.operation == held.operation:
+                other.drop()
         self._holders.add(held)
         try:
             await held.acquire(changes, wait_s)
@@ -103,9 +113,11 @@ class LockQueue:
             self._holders.discard(held)
             held.drop()
 
-    def request(self, keys: frozenset[Key], author: Author) -> Ticket:
+    def request(self, keys: frozenset[Key], author: Author, held: HeldLocks) -> Ticket:
         """Stand in all queues at once."""
-        return self.locks.request(keys, author, self.clock.monotonic_s())
+        ticket = self.locks.request(keys, author, self.clock.monotonic_s())
+        self._by_ticket[ticket] = held
+        return ticket
 
     def waiting(self, ticket: Ticket) -> asyncio.Event:
         """Return what is set when the ticket is granted."""
@@ -114,7 +126,10 @@ class LockQueue:
     def release(self, ticket: Ticket) -> None:
         """Leave the queues and wake those who are first now."""
         self._waiting.pop(ticket, None)
+        self._by_ticket.pop(ticket, None)
         for heir in self.locks.release(ticket):
+            # Its time starts now, not when its task wakes: the sweep may come in between.
+            self._by_ticket[heir].progress()
             granted = self._waiting.pop(heir, None)
             if granted is not None:
                 granted.set()
@@ -125,10 +140,7 @@ class LockQueue:
         if first is None:
             return None
         now_s = self.clock.monotonic_s()
-        last_s = max(
-            (held.progress_s for held in self._holders if held.ticket == first.ticket),
-            default=first.since_s,
-        )
+        last_s = self._by_ticket[first.ticket].progress_s
         return Holder(
             first.author.name,
             first.author.replica,

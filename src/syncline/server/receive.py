@@ -4,11 +4,14 @@ Contents are walked in order, some thousand references at a time; what is missin
 for in one message, and arrives in that order. Chunks go to the workers in batches of a few MiB:
 digest, append, and the whole digest of each content of several chunks, for which chunks that the
 server had already are read back (S1). Memory is bounded by one batch and one page of references.
+
+A chunk that is read back wrong is marked damaged, and so missing; the contents that have it are
+gone through once more from their beginning, and then it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -16,6 +19,8 @@ from blake3 import blake3
 from syncline.core.identity import Digest, digest_of
 from syncline.core.manifests import ChunkRef, Content, check_unfolded, decode_piece
 from syncline.errors import Corrupt, Invalid
+from syncline.ports.chunks import Location
+from syncline.server.damage import mark_damaged
 from syncline.server.volume import ServedVolume
 
 PAGE_REFS_MAX = 4096
@@ -26,13 +31,21 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 
 BATCH_CHUNKS_MAX = 1024
 
+ROUNDS_MAX = 6
+"""Times that content is gone through: whole, for a damaged piece of its manifest, for damaged
+chunks below that, and some for a disk that goes on failing meanwhile."""
+
 
 @dataclass(slots=True)
 class _Arriving:
-    """Content on its way in, and the hash of what has been seen of it."""
+    """Content on its way in, and the hash of what has been seen of it.
+
+    `is_damaged`: something of it that the server had could not be read; it needs another round.
+    """
 
     content: Content
     hasher: blake3 | None
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +58,37 @@ class _Step:
 
 
 class Receiver:
-    """Gets the contents of one STORE. `progress` is called whenever something arrived."""
+    """Gets the contents of one STORE; awaits `progress` whenever something arrived or was read."""
 
     def __init__(
         self,
         volume: ServedVolume,
         request: Callable[[Sequence[Digest]], AsyncIterator[bytes]],
-        progress: Callable[[], None],
+        progress: Callable[[], Awaitable[None]],
     ) -> None:
         self._volume = volume
         self._request = request
         self._progress = progress
 
     async def receive(self, contents: Sequence[Content]) -> None:
-        """Get all that is missing; raise Invalid for content that does not match its digests."""
+        """Get all that is missing or damaged.
+
+        Raises Invalid for content that does not match its digests, and Corrupt for a disk that
+        damages chunks as fast as they come.
+        """
+        for _ in range(ROUNDS_MAX):
+            contents = await self._go_through(contents)
+            if not contents:
+                return
+        raise Corrupt(
+            f"the chunks of content {contents[0].digest.hex()} are damaged again and again; "
+            "look at the server's disk",
+            digest=contents[0].digest.hex(),
+            what="chunk",
+        )
+
+    async def _go_through(self, contents: Sequence[Content]) -> list[Content]:
+        """Get what is missing; return the contents in which something turned out damaged."""
         arriving = [
             _Arriving(content, blake3() if _has_many(content) else None) for content in contents
         ]
@@ -69,9 +99,12 @@ class Receiver:
             if len(page) >= PAGE_REFS_MAX:
                 await self._get_page(page)
                 page = []
+                # So that neither memory nor what a restart looks through grows with the file.
+                await self._volume.writer.index_chunks()
         await self._get_page(page)
         for one in arriving:
             _check_whole(one)
+        return [one.content for one in arriving if one.is_damaged]
 
     async def _walk(
         self, arriving: Iterable[_Arriving]
@@ -84,23 +117,44 @@ class Receiver:
                 continue
             size = count = 0
             for piece in one.content.refs:
-                refs = await self._volume.workers.run(self._read_piece, piece)
+                refs = await self._read_piece(piece)
+                if refs is None:
+                    one.is_damaged = True
+                    continue
                 size += sum(ref.size for ref in refs)
                 count += len(refs)
                 check_unfolded(one.content, size=size, count=count, is_whole=False)
                 for ref in refs:
                     yield one, ref
-            check_unfolded(one.content, size=size, count=count, is_whole=True)
+            if not one.is_damaged:
+                check_unfolded(one.content, size=size, count=count, is_whole=True)
 
-    def _read_piece(self, piece: ChunkRef) -> tuple[ChunkRef, ...]:
+    async def _read_piece(self, piece: ChunkRef) -> tuple[ChunkRef, ...] | None:
+        """Return what a piece names; None, and the piece is marked, where it is damaged."""
+        damaged: dict[Digest, Location] = {}
+        data = await self._volume.workers.run(self._read, piece.digest, damaged)
+        if data is None:
+            await mark_damaged(self._volume, damaged)
+            return None
+        _check_size(piece, data)
         try:
-            data = self._volume.chunks.read(piece.digest)
-            _check_size(piece, data)
             return decode_piece(data)
         except Corrupt as error:
-            if "pack" in error.fields:
-                raise
             raise Invalid(error.message, field="manifest", reason="piece") from error
+
+    def _read(self, digest: Digest, damaged: dict[Digest, Location]) -> bytes | None:
+        """Return a chunk; note where it lies when it is damaged there. Blocks.
+
+        None as well for one that is there no more: someone else found it damaged just now.
+        """
+        location = self._volume.chunks.locate([digest]).get(digest)
+        if location is None:
+            return None
+        try:
+            return self._volume.chunks.read_at(digest, location)
+        except Corrupt:
+            damaged[digest] = location
+            return None
 
     async def _get_pieces(self, arriving: Iterable[_Arriving]) -> None:
         """Get the pieces of long manifests: they say which data chunks there are."""
@@ -124,7 +178,7 @@ class Receiver:
     async def _arrivals(self, digests: Sequence[Digest]) -> AsyncIterator[tuple[Digest, bytes]]:
         position = 0
         async for data in self._request(digests):
-            self._progress()
+            await self._progress()
             yield digests[position], data
             position += 1
         if position != len(digests):
@@ -157,36 +211,37 @@ class Receiver:
                 size += ref.size
             batch.append(_Step(one, ref, data))
             if size >= BATCH_BYTES_MAX or len(batch) >= BATCH_CHUNKS_MAX:
-                await self._volume.workers.run(self._digest, batch)
+                await self._take(batch)
+                await self._progress()
                 batch, size = [], 0
-        await self._volume.workers.run(self._digest, batch)
+        await self._take(batch)
         if coming is not None:
             async for _ in coming:
                 raise Invalid("a chunk came that nobody asked for", field="chunks", reason="many")
 
-    def _digest(self, batch: Sequence[_Step]) -> None:
-        """Check, append and hash a batch, in a worker."""
+    async def _take(self, batch: Sequence[_Step]) -> None:
+        await mark_damaged(self._volume, await self._volume.workers.run(self._digest, batch))
+
+    def _digest(self, batch: Sequence[_Step]) -> dict[Digest, Location]:
+        """Check, append and hash a batch, in a worker; return what the server had and is wrong."""
         fresh: dict[Digest, bytes] = {}
         for step in batch:
             if step.data is not None:
                 _check_chunk(step.ref.digest, step.ref.size, step.data)
                 fresh[step.ref.digest] = step.data
         self._volume.chunks.append(fresh)
-        for step, data in self._with_data(batch, fresh):
-            hasher = step.arriving.hasher
-            if hasher is not None:
-                hasher.update(data)
-
-    def _with_data(
-        self, batch: Sequence[_Step], fresh: dict[Digest, bytes]
-    ) -> Iterator[tuple[_Step, bytes]]:
-        """Yield each step with its bytes; what the server has is read, its length is unproven."""
+        damaged: dict[Digest, Location] = {}
         for step in batch:
-            data = fresh.get(step.ref.digest)
+            digest = step.ref.digest
+            # What the server has is read, and its length is unproven.
+            data = fresh.get(digest) or self._read(digest, damaged)
             if data is None:
-                data = self._volume.chunks.read(step.ref.digest)
+                step.arriving.is_damaged = True
+                continue
             _check_size(step.ref, data)
-            yield step, data
+            if step.arriving.hasher is not None:
+                step.arriving.hasher.update(data)
+        return damaged
 
 
 def _has_many(content: Content) -> bool:
@@ -214,7 +269,9 @@ def _check_chunk(digest: Digest, size: int, data: bytes) -> None:
 
 
 def _check_whole(one: _Arriving) -> None:
-    if one.hasher is not None and one.hasher.digest() != one.content.digest:
+    if one.is_damaged or one.hasher is None:
+        return
+    if one.hasher.digest() != one.content.digest:
         raise Invalid(
             f"the chunks of a file do not make the digest {one.content.digest.hex()}",
             field="content",

@@ -31,9 +31,9 @@ from syncline.core.changes import (
     RefusalCode,
     fingerprint,
 )
-from syncline.core.commits import decide
-from syncline.core.identity import Digest, Revision, digest_of
-from syncline.core.manifests import INLINE_BYTES_MAX, Content, decode_piece
+from syncline.core.commits import Decision, decide
+from syncline.core.identity import NO_REVISION, Digest, Revision, digest_of
+from syncline.core.manifests import INLINE_BYTES_MAX, REF_BYTES, Content, decode_piece
 from syncline.core.table import Commit, advance_digest, commit_id
 from syncline.errors import Corrupt, Invalid, NotFound, TooLarge
 from syncline.ports.metadata import RememberedAnswer, TableReader, WriteSession
@@ -41,6 +41,9 @@ from syncline.server.feed import FeedItem
 from syncline.server.operation_locks import HeldLocks
 from syncline.server.receive import Receiver
 from syncline.server.volume import ServedVolume
+
+REMEMBERED_BYTES_MAX = 64 * 1024
+"""States kept with a remembered answer; else refusals could grow the metadata without a commit."""
 
 MISSING_SHOWN_MAX = 64
 """Digests named in a MISSING refusal; who lacks more learns of them when he tries again."""
@@ -51,6 +54,9 @@ class Upload(Protocol):
 
     async def grant(self, outcomes: Sequence[Outcome]) -> None:
         """Tell what stands before any content travels."""
+
+    async def alive(self) -> None:
+        """Called often while the server works without needing anything: a sign of life is due."""
 
     def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
         """Ask for chunks; yield the bytes in that order. The bytes are not checked yet."""
@@ -63,6 +69,7 @@ class _Plan:
     proposal: Proposal
     fingerprint: Digest
     refused: dict[int, Refusal]
+    losses: int = -1
 
     def standing(self) -> list[tuple[int, Change]]:
         """Return the changes that were not refused yet."""
@@ -72,8 +79,9 @@ class _Plan:
 async def store(volume: ServedVolume, proposal: Proposal, upload: Upload) -> Answer:
     """Carry out a STORE; return when its commit is durable, or when nothing was to be committed.
 
-    Raises Invalid and TooLarge for a proposal that breaks the protocol, Corrupt never: content that
-    does not match its digest is Invalid, because the caller sent it.
+    Raises Invalid and TooLarge for a proposal that breaks the protocol: content that does not match
+    its digest is Invalid, because the caller sent it. Corrupt only where the server's own disk
+    damages chunks again and again.
     """
     check_bounds(proposal)
     plan = _Plan(proposal, fingerprint(proposal.changes, is_atomic=proposal.is_atomic), {})
@@ -88,7 +96,7 @@ async def store(volume: ServedVolume, proposal: Proposal, upload: Upload) -> Ans
         # A hop to another thread takes longer than to digest so little.
         _check_inline(proposal)
     wait_s = min(proposal.wait_s, volume.limits.lock_wait_max_s)
-    async with volume.locks.hold(proposal.changes, proposal.author, wait_s) as held:
+    async with volume.locks.hold(proposal.changes, proposal.author, proposal.op_id, wait_s) as held:
         for index, holder in held.refused.items():
             plan.refused[index] = Refusal(RefusalCode.LOCKED, holder=holder)
         if any(_travels(proposal, change) for _, change in plan.standing()):
@@ -101,6 +109,8 @@ async def store(volume: ServedVolume, proposal: Proposal, upload: Upload) -> Ans
             lambda session: _commit(volume, session, plan),
             after=lambda result: _publish(volume, result[1]),
         )
+    if isinstance(answer, Invalid):
+        raise answer
     return answer
 
 
@@ -117,6 +127,10 @@ class _NoUpload:
     async def grant(self, outcomes: Sequence[Outcome]) -> None:
         """Never called: a delete has no content."""
         raise AssertionError("a delete has no content to grant")
+
+    async def alive(self) -> None:
+        """Never called: a delete has no content."""
+        raise AssertionError("a delete takes no time over content")
 
     def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
         """Never called: a delete has no content."""
@@ -190,8 +204,11 @@ def _travels(proposal: Proposal, change: Change) -> bool:
 async def _receive(volume: ServedVolume, plan: _Plan, upload: Upload, held: HeldLocks) -> None:
     """Find out what stands, tell it, and get the chunks that are missing for it."""
     await volume.workers.run(_decide_early, volume, plan)
+    # Without the states that refusals ran into: those of this very STORE have no revision yet.
     outcomes = [
-        plan.refused.get(index, Accepted(Revision(0), change.base))
+        replace(plan.refused[index], current=None)
+        if index in plan.refused
+        else Accepted(NO_REVISION, change.base)
         for index, change in enumerate(plan.proposal.changes)
     ]
     await upload.grant(outcomes)
@@ -208,12 +225,14 @@ async def _receive(volume: ServedVolume, plan: _Plan, upload: Upload, held: Held
     await volume.workers.run(
         volume.chunks.append, {digest: plan.proposal.inline[digest] for digest in shared}
     )
-    receiver = Receiver(volume, upload.request, held.progress)
-    try:
-        await receiver.receive(contents)
-    finally:
-        # What arrived of a broken transfer stays, so that the next try goes on from there.
-        await volume.writer.index_chunks()
+
+    async def progress() -> None:
+        held.progress()
+        await upload.alive()
+
+    plan.losses = volume.chunks.losses
+    # What arrives of a transfer that breaks is pending and stays: the next try goes on from there.
+    await Receiver(volume, upload.request, progress).receive(contents)
 
 
 def _decide_early(volume: ServedVolume, plan: _Plan) -> None:
@@ -228,9 +247,13 @@ def _decide_early(volume: ServedVolume, plan: _Plan) -> None:
 
 def _commit(
     volume: ServedVolume, session: WriteSession, plan: _Plan
-) -> tuple[Answer, FeedItem | None]:
+) -> tuple[Answer | Invalid, FeedItem | None]:
     """Decide and write, in the writer's thread and its session."""
-    replayed = _replay(session, plan)
+    try:
+        replayed = _replay(session, plan)
+    except Invalid as error:
+        # Nothing is written yet: a value, so that the session is not spoiled for the others.
+        return error, None
     if replayed is not None:
         return replayed, None
     proposal = plan.proposal
@@ -249,16 +272,14 @@ def _commit(
     outcomes: dict[int, Outcome] = dict(refused)
     for (index, _), outcome in zip(standing, decision.outcomes, strict=True):
         outcomes[index] = outcome
+    _correct(session, plan, outcomes, decision)
     ordered = tuple(outcomes[index] for index in range(len(proposal.changes)))
-    if decision.is_empty:
-        return Answer(head.revision, ordered), None
-    inline = {
-        entry.content.digest: proposal.inline[entry.content.digest]
-        for entry in decision.entries
-        if entry.content is not None and entry.content.digest in proposal.inline
-    }
+    inline = _accepted_inline(proposal, outcomes)
+    # Also when nothing changes: a chunk that was found damaged is filled again.
     absent = volume.chunks.missing_in(session, inline)
     volume.chunks.append({digest: inline[digest] for digest in absent})
+    if decision.is_empty:
+        return Answer(head.revision, ordered), None
     time_ns = volume.clock.wall_ns()
     commit = Commit(
         revision,
@@ -279,8 +300,45 @@ def _commit(
         advance_digest(head.table_digest, decision.replaced, decision.entries),
     )
     answer = Answer(revision, ordered)
-    session.add_commit(commit, RememberedAnswer(plan.fingerprint, answer))
+    session.add_commit(commit, RememberedAnswer(plan.fingerprint, _trimmed(answer)))
     return answer, FeedItem(commit, inline)
+
+
+def _correct(
+    session: TableReader, plan: _Plan, outcomes: dict[int, Outcome], decision: Decision
+) -> None:
+    """Let early refusals name states as they are after the commit, not as they were foreseen."""
+    made = {entry.id: entry for entry in decision.entries}
+    for index, refusal in plan.refused.items():
+        if refusal.current is not None:
+            id = refusal.current.id
+            outcomes[index] = replace(refusal, current=made.get(id) or session.entry(id))
+
+
+def _accepted_inline(proposal: Proposal, outcomes: dict[int, Outcome]) -> dict[Digest, bytes]:
+    """Return the inline content that accepted changes name."""
+    found = {}
+    for index, change in enumerate(proposal.changes):
+        if isinstance(change, PutFile) and isinstance(outcomes[index], Accepted):
+            digest = change.content.digest
+            if digest in proposal.inline:
+                found[digest] = proposal.inline[digest]
+    return found
+
+
+def _trimmed(answer: Answer) -> Answer:
+    """Return what is remembered of an answer: past a bound, refusals without what they ran into."""
+    left = REMEMBERED_BYTES_MAX
+    outcomes: list[Outcome] = []
+    for outcome in answer.outcomes:
+        if isinstance(outcome, Refusal) and outcome.current is not None:
+            content = outcome.current.content
+            left -= 200 + len(outcome.current.target or b"")
+            left -= REF_BYTES * len(content.refs) if content else 0
+            if left < 0:
+                outcome = replace(outcome, current=None)
+        outcomes.append(outcome)
+    return replace(answer, outcomes=tuple(outcomes))
 
 
 def _missing(volume: ServedVolume, session: TableReader, plan: _Plan) -> dict[int, Refusal]:
@@ -298,7 +356,7 @@ def _missing(volume: ServedVolume, session: TableReader, plan: _Plan) -> dict[in
         if not isinstance(change, PutFile):
             continue
         lacking = [digest for digest in dict.fromkeys(wanted[index]) if digest in absent]
-        if change.content.depth and not lacking:
+        if change.content.depth and not lacking and plan.losses != volume.chunks.losses:
             lacking = _lacking_below(volume, session, change.content)
         if lacking:
             refusals[index] = Refusal(
@@ -310,7 +368,8 @@ def _missing(volume: ServedVolume, session: TableReader, plan: _Plan) -> dict[in
 def _lacking_below(volume: ServedVolume, session: TableReader, content: Content) -> list[Digest]:
     """Return chunks that the pieces of a long manifest name and the server lacks; some, not all.
 
-    The pieces are read again: to remember what they named would take memory for each chunk.
+    Only after a loss: nothing else takes a chunk away between its arrival and this commit. The
+    pieces are read again, because to remember what they named would take memory for each chunk.
     """
     for piece in dict.fromkeys(ref.digest for ref in content.refs):
         try:

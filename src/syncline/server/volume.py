@@ -16,7 +16,7 @@ from syncline.ports.executor import Executor
 from syncline.ports.metadata import MetadataStore, Volume
 from syncline.server.chunk_index import ChunkIndex
 from syncline.server.feed import Feed
-from syncline.server.limits import Gate, Limits
+from syncline.server.limits import Budget, Gate, Limits
 from syncline.server.operation_locks import LockQueue
 from syncline.server.writer import Writer
 
@@ -85,6 +85,7 @@ class VolumeSet:
         self.stores = Gate(
             "STOREs and DELETEs", total_max=limits.stores_max, each_max=limits.stores_each_max
         )
+        self.proposals = Budget("STOREs under way", bytes_max=limits.proposal_bytes_max)
         self.reads = Gate(
             "FETCHes, LISTs and STATs", total_max=limits.reads_max, each_max=limits.reads_each_max
         )

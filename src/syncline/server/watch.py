@@ -2,17 +2,23 @@
 
 A watcher whose cursor is not on this server's chain gets a snapshot that says so. The snapshot is
 read in pages at one pinned revision; commits that come meanwhile follow it.
+
+Rows hold commits that are durable and not yet published; a watcher is told none of them before the
+feed is, and no head behind what it was told.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from syncline.core.changes import Author
-from syncline.core.entries import Entry
-from syncline.core.identity import NO_REVISION, CommitId, EntryId, Revision
-from syncline.core.table import Commit, Cursor, genesis, path_of
+from syncline.core.entries import Entry, Kind
+from syncline.core.identity import NO_REVISION, ROOT_ID, CommitId, EntryId, Revision
+from syncline.core.names import RelPath
+from syncline.core.table import Commit, Cursor, Table, genesis
 from syncline.errors import Corrupt, Invalid, Unavailable
 from syncline.ports.link import (
     Effect,
@@ -26,24 +32,19 @@ from syncline.ports.link import (
     WatchBegin,
 )
 from syncline.ports.metadata import TableReader
-from syncline.server.feed import FeedItem
+from syncline.server.feed import FeedItem, WithPaths
 from syncline.server.volume import ServedVolume
 
 SNAPSHOT_PAGE_ENTRIES = 256
 """Small, because an entry with the longest manifest takes some 200 KiB of memory."""
 
 CATCH_UP_COMMITS = 64
-CATCH_UP_BYTES = 4 * 1024 * 1024
-"""What is read from rows at once for a watcher that fell behind the ring."""
+CATCH_UP_BYTES = 1024 * 1024
+"""What is read from rows at once for a watcher that fell behind the ring: it holds all of that
+while it is slow. One commit of the most entries takes more, and comes alone."""
 
-
-@dataclass(frozen=True, slots=True)
-class WithPaths:
-    """A commit and the paths of what it changed, for tools."""
-
-    commit: Commit
-    changes: tuple[PathChange, ...]
-
+LOOP_PARTS_MAX = 128
+"""Entries and chunks that the event loop encodes itself, in about 3 ms; more go to a worker."""
 
 Watched = FeedItem | WithPaths | Heartbeat | SnapshotBegin | SnapshotPage | SnapshotEnd
 
@@ -58,10 +59,14 @@ class Watcher:
 
 
 async def watch(volume: ServedVolume, begin: WatchBegin) -> AsyncGenerator[Watched, None]:
-    """Yield what a watcher gets, for ever. The first event comes at once."""
+    """Yield what a watcher gets, for ever.
+
+    The first event comes at once, or as soon as the feed has reached the cursor. Raise Unavailable
+    when the server stops, Corrupt when a commit is not in the store.
+    """
     reason = await volume.workers.run(_reset_reason, volume, begin)
     if reason is None:
-        position = begin.cursor.revision if begin.cursor else volume.feed.head.revision
+        position = await _start(volume, begin.cursor)
         yield Heartbeat(volume.feed.head)
     else:
         head = volume.feed.head
@@ -75,13 +80,56 @@ async def watch(volume: ServedVolume, begin: WatchBegin) -> AsyncGenerator[Watch
             yield Heartbeat(volume.feed.head)
             continue
         if volume.feed.is_closed:
-            raise Unavailable("the server is stopping; watch again when it is back")
-        for item in await _next_items(volume, position):
+            raise _stopping()
+        items = await _next_items(volume, position)
+        # What was told is let go: a watcher that is slow holds no more than what follows.
+        while items:
+            item = items.popleft()
             position = item.commit.revision
-            if begin.wants_paths:
-                yield await volume.workers.run(_with_paths, volume, item.commit)
-            else:
-                yield item
+            yield await _with_paths(volume, item) if begin.wants_paths else item
+            del item
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the server is stopping; watch again when it is back")
+
+
+async def _start(volume: ServedVolume, cursor: Cursor | None) -> Revision:
+    """Return the first position, once the feed is not behind it."""
+    if cursor is None:
+        return volume.feed.head.revision
+    await volume.feed.wait(Revision(cursor.revision - 1), None)
+    if volume.feed.head.revision < cursor.revision:
+        raise _stopping()
+    return cursor.revision
+
+
+async def encoded(
+    volume: ServedVolume,
+    event: FeedItem | WithPaths,
+    encode: Callable[[], list[bytes]],
+    *,
+    variant: bool,
+) -> list[bytes]:
+    """Return the messages of a commit, encoded once for all watchers of a variant.
+
+    `encode` must be fit to run in any thread: for a large commit it runs in a worker.
+    """
+    frames = event.frames.get(variant)
+    if frames is not None:
+        return frames
+    if not _is_large(event.commit.entries):
+        return event.frames.setdefault(variant, encode())
+    async with volume.feed.turn(event.commit.revision):
+        frames = event.frames.get(variant)
+        if frames is None:
+            frames = event.frames[variant] = await volume.workers.run(encode)
+        return frames
+
+
+def _is_large(entries: Iterable[Entry]) -> bool:
+    parts = sum(1 + len(entry.content.refs) if entry.content else 1 for entry in entries)
+    return parts > LOOP_PARTS_MAX
 
 
 def _reset_reason(volume: ServedVolume, begin: WatchBegin) -> ResetReason | None:
@@ -104,8 +152,7 @@ def _reset_reason(volume: ServedVolume, begin: WatchBegin) -> ResetReason | None
 def _commit_id_at(volume: ServedVolume, reader: TableReader, cursor: Cursor) -> CommitId | None:
     if cursor.revision == NO_REVISION:
         return genesis(volume.id)
-    commit = reader.commit(cursor.revision)
-    return None if commit is None else commit.id
+    return reader.commit_id(cursor.revision)
 
 
 async def _snapshot(volume: ServedVolume, at: Revision) -> AsyncIterator[SnapshotPage]:
@@ -123,48 +170,100 @@ def _page(volume: ServedVolume, at: Revision, after: EntryId | None) -> Sequence
         return reader.page(after, SNAPSHOT_PAGE_ENTRIES)
 
 
-async def _next_items(volume: ServedVolume, position: Revision) -> Sequence[FeedItem]:
-    """Return what follows a position: from the ring, else from rows, without inline content."""
-    item = volume.feed.after(position)
+async def _next_items(volume: ServedVolume, position: Revision) -> deque[FeedItem]:
+    """Return what follows a position: from the feed, else from rows, without inline content."""
+    feed = volume.feed
+    item = feed.at_hand(position)
     if item is not None:
-        return [item]
-    items = await volume.workers.run(_items_from_rows, volume, position)
-    if not items:
-        raise Corrupt(
-            f"the commit after revision {position} is not in the store",
-            what="commit",
-            revision=str(position + 1),
-        )
-    return items
+        return deque([item])
+    async with feed.turn(Revision(position + 1)):
+        item = feed.at_hand(position)
+        if item is not None:
+            return deque([item])
+        # Before the hop: what is durable by then and not published comes when the feed has it.
+        upto = feed.head.revision
+        items = await volume.workers.run(_items_from_rows, volume, position, upto)
+        if not items:
+            raise Corrupt(
+                f"the commit after revision {position} is not in the store",
+                what="commit",
+                revision=str(position + 1),
+            )
+        return deque(map(feed.share, items))
 
 
-def _items_from_rows(volume: ServedVolume, position: Revision) -> list[FeedItem]:
+def _items_from_rows(volume: ServedVolume, position: Revision, upto: Revision) -> list[FeedItem]:
     items: list[FeedItem] = []
+    cost_bytes = 0
+    last = min(upto, position + CATCH_UP_COMMITS)
     with volume.metadata.read(volume.id) as reader:
-        while len(items) < CATCH_UP_COMMITS and sum(i.cost_bytes for i in items) < CATCH_UP_BYTES:
-            commit = reader.commit(Revision(position + len(items) + 1))
+        for revision in range(position + 1, last + 1):
+            commit = reader.commit(Revision(revision))
             if commit is None:
                 break
             items.append(FeedItem(commit, {}))
+            cost_bytes += items[-1].cost_bytes
+            if cost_bytes >= CATCH_UP_BYTES:
+                break
     return items
 
 
-def _with_paths(volume: ServedVolume, commit: Commit) -> WithPaths:
+async def _with_paths(volume: ServedVolume, item: FeedItem) -> WithPaths:
+    """Return a commit with its paths, worked out once for all tools that are there."""
+    async with volume.feed.turn(item.commit.revision):
+        told = item.with_paths() if item.with_paths else None
+        if told is None:
+            changes = await volume.workers.run(_path_changes, volume, item.commit)
+            told = WithPaths(item.commit, changes)
+            item.with_paths = weakref.ref(told)
+        return told
+
+
+def _path_changes(volume: ServedVolume, commit: Commit) -> tuple[PathChange, ...]:
     with (
         volume.metadata.read(volume.id, commit.revision) as now,
         volume.metadata.read(volume.id, Revision(commit.revision - 1)) as before,
     ):
-        changes = [_path_change(now, before, entry) for entry in commit.entries]
+        sides = Addresses(now), Addresses(before)
+        changes = [_path_change(*sides, before.entry(entry.id), entry) for entry in commit.entries]
     changes.sort(key=lambda change: change.path.parts)
-    return WithPaths(commit, tuple(changes))
+    return tuple(changes)
 
 
-def _path_change(now: TableReader, before: TableReader, entry: Entry) -> PathChange:
-    old = before.entry(entry.id)
-    path = path_of(now, entry)
+class Addresses:
+    """Paths of entries in one table; a directory that many lie below is looked up once."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._directories = {ROOT_ID: RelPath()}
+
+    def of(self, entry: Entry) -> RelPath:
+        """Return the address of an entry; of a tombstone, the address it had last."""
+        path = self._directories.get(entry.id)
+        if path is None:
+            path = self._directory(entry.parent).child(entry.name)
+            if entry.kind is Kind.DIRECTORY:
+                self._directories[entry.id] = path
+        return path
+
+    def _directory(self, id: EntryId) -> RelPath:
+        below: list[Entry] = []
+        while id not in self._directories:
+            above = self._table.entry(id)
+            assert above is not None, "an entry has a parent that was never there"
+            below.append(above)
+            id = above.parent
+        path = self._directories[id]
+        for entry in reversed(below):
+            path = self._directories[entry.id] = path.child(entry.name)
+        return path
+
+
+def _path_change(now: Addresses, before: Addresses, old: Entry | None, entry: Entry) -> PathChange:
+    path = now.of(entry)
     if old is None or not old.is_live:
         return PathChange(Effect.CREATED, path, None, entry)
-    old_path = path_of(before, old)
+    old_path = before.of(old)
     if not entry.is_live:
         return PathChange(Effect.DELETED, old_path, None, entry)
     if (old.parent, old.name) != (entry.parent, entry.name):

@@ -2,8 +2,8 @@
 
 W1  Jobs of a batch run in the order they came, each seeing what those before it did.
 W2  Nobody is answered before the session is durable (G5), and commits are published in that order.
-W3  A job that raises spoils the session; then each job of the batch runs again alone, so that only
-    the one at fault fails.
+W3  A job that raises spoils the session: it fails, and the others run again without it. A session
+    that cannot be opened or made durable fails for all who were in it.
 """
 
 from __future__ import annotations
@@ -75,10 +75,13 @@ class Writer:
             await self._news.wait()
             self._news.clear()
             while self._jobs:
-                batch, self._jobs = self._jobs[:BATCH_MAX], self._jobs[BATCH_MAX:]
-                await self._serve(batch)
+                await self._serve(self._take())
             if self._is_closed:
                 return
+
+    def _take(self) -> list[_Job[object]]:
+        batch, self._jobs = self._jobs[:BATCH_MAX], self._jobs[BATCH_MAX:]
+        return batch
 
     def close(self) -> None:
         """Take no more jobs, and let `run` end after those it has."""
@@ -86,15 +89,17 @@ class Writer:
         self._news.set()
 
     async def _serve(self, batch: list[_Job[object]]) -> None:
-        try:
-            results = await self._thread.run(self._commit, batch)
-        except SynclineError as error:
-            if len(batch) > 1:
+        while True:
+            try:
+                results = await self._thread.run(self._commit, batch)
+                break
+            except _JobFailed as failure:
+                _fail(failure.job, failure.error)
+                batch = [job for job in batch if job is not failure.job]
+            except SynclineError as error:
                 for job in batch:
-                    await self._serve([job])
+                    _fail(job, error)
                 return
-            _fail(batch[0], error)
-            return
         for job, result in zip(batch, results, strict=True):
             job.after(result)
             if not job.done.done():
@@ -103,10 +108,26 @@ class Writer:
     def _commit(self, batch: list[_Job[object]]) -> list[object]:
         """Do the whole batch in one session; chunks are durable before the rows that name them."""
         with self._metadata.write(self._volume) as session:
-            results = [job.work(session) for job in batch]
+            results = [_work(job, session) for job in batch]
             indexed = self._chunks.index_pending(session)
         self._chunks.settle(indexed)
         return results
+
+
+class _JobFailed(Exception):
+    """Carries the error of one job out of the session that it spoiled."""
+
+    def __init__(self, job: _Job[object], error: SynclineError) -> None:
+        super().__init__(error.message)
+        self.job = job
+        self.error = error
+
+
+def _work(job: _Job[object], session: WriteSession) -> object:
+    try:
+        return job.work(session)
+    except SynclineError as error:
+        raise _JobFailed(job, error) from error
 
 
 def _fail(job: _Job[object], error: SynclineError) -> None:

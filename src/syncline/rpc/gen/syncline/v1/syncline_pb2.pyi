@@ -300,9 +300,12 @@ class Located(_message.Message):
     ENTRY_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     TIME_NS_FIELD_NUMBER: _builtins.int
+    IS_DAMAGED_FIELD_NUMBER: _builtins.int
     path: _builtins.bytes
     author: _builtins.str
     time_ns: _builtins.int
+    is_damaged: _builtins.bool
+    """The server knows that it lacks some of this content: a STORE of it repairs it."""
     @_builtins.property
     def entry(self) -> Global___Entry: ...
     def __init__(
@@ -312,10 +315,11 @@ class Located(_message.Message):
         entry: Global___Entry | None = ...,
         author: _builtins.str = ...,
         time_ns: _builtins.int = ...,
+        is_damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "entry", b"entry", "path", b"path", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "entry", b"entry", "is_damaged", b"is_damaged", "path", b"path", "time_ns", b"time_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
