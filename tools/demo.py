@@ -125,17 +125,10 @@ def show(demo: Demo) -> None:
 
     say("Two people, one file: who builds on an old state is refused, nothing is lost")
     stat = json.loads(demo.run("stat", "--json", "email/message.py", lines_max=1))
-    demo.run(
-        "store", "email/message.py", "--to", "email/message.py", "--if-revision", "1", expect=5
-    )
-    demo.run(
-        "store",
-        "email/message.py",
-        "--to",
-        "email/message.py",
-        "--if-revision",
-        str(stat["revision"]),
-    )
+    edited.write_text("# edited once more\n" + edited.read_text())
+    onto = ("store", "email/message.py", "--to", "email/message.py", "--if-revision")
+    demo.run(*onto, "1", expect=5)
+    demo.run(*onto, str(stat["revision"]))
 
     say("Kill the server with SIGKILL and start it again: what it acknowledged is there")
     demo.stop_server(signal.SIGKILL)

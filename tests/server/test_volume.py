@@ -285,6 +285,18 @@ async def test_an_early_refusal_names_no_state_that_never_was() -> None:
         assert current is not None and current.revision == 6
 
 
+async def test_an_atomic_store_that_failed_names_no_state_that_never_was() -> None:
+    ids, source = SeededIds(), Chunks()
+    async with served(Backend.in_memory()) as volume, direct_link(volume) as link:
+        large = replace(put_file("late", name=b"d"), content=source.content([b"y" * 99]))
+        answer = await link.store(
+            propose(put_directory("d"), large, ids=ids, is_atomic=True), source
+        )
+        assert codes(answer) == ["atomic", "name_taken"]
+        assert getattr(answer.outcomes[1], "current", 1) is None
+        assert volume.feed.head.revision == 0
+
+
 async def test_what_is_remembered_of_refusals_is_bounded() -> None:
     ids, source = SeededIds(), Chunks()
     backend = Backend.in_memory()

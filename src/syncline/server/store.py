@@ -33,17 +33,15 @@ from syncline.core.changes import (
 )
 from syncline.core.commits import Decision, decide
 from syncline.core.identity import NO_REVISION, Digest, Revision, digest_of
-from syncline.core.manifests import INLINE_BYTES_MAX, REF_BYTES, Content, decode_piece
-from syncline.core.table import Commit, advance_digest, commit_id
+from syncline.core.manifests import INLINE_BYTES_MAX, Content, decode_piece
+from syncline.core.table import Commit, Head, advance_digest, commit_id
 from syncline.errors import Corrupt, Invalid, NotFound, TooLarge
 from syncline.ports.metadata import RememberedAnswer, TableReader, WriteSession
+from syncline.server.answers import all_refused, corrected, trimmed
 from syncline.server.feed import FeedItem
 from syncline.server.operation_locks import HeldLocks
 from syncline.server.receive import Receiver
 from syncline.server.volume import ServedVolume
-
-REMEMBERED_BYTES_MAX = 64 * 1024
-"""States kept with a remembered answer; else refusals could grow the metadata without a commit."""
 
 MISSING_SHOWN_MAX = 64
 """Digests named in a MISSING refusal; who lacks more learns of them when he tries again."""
@@ -263,16 +261,16 @@ def _commit(
         # Else nobody asked for chunks: it had come to nothing before that.
         refused.update(_missing(volume, session, plan))
     if proposal.is_atomic and refused:
-        return Answer(head.revision, _all_refused(proposal, refused)), None
+        refused = corrected(session, refused, ())
+        return Answer(head.revision, all_refused(proposal, refused)), None
     standing = [pair for pair in enumerate(proposal.changes) if pair[0] not in refused]
     revision = Revision(head.revision + 1)
     decision = decide(
         session, [change for _, change in standing], revision, is_atomic=proposal.is_atomic
     )
-    outcomes: dict[int, Outcome] = dict(refused)
+    outcomes: dict[int, Outcome] = {**corrected(session, refused, decision.entries)}
     for (index, _), outcome in zip(standing, decision.outcomes, strict=True):
         outcomes[index] = outcome
-    _correct(session, plan, outcomes, decision)
     ordered = tuple(outcomes[index] for index in range(len(proposal.changes)))
     inline = _accepted_inline(proposal, outcomes)
     # Also when nothing changes: a chunk that was found damaged is filled again.
@@ -280,18 +278,27 @@ def _commit(
     volume.chunks.append({digest: inline[digest] for digest in absent})
     if decision.is_empty:
         return Answer(head.revision, ordered), None
-    time_ns = volume.clock.wall_ns()
-    commit = Commit(
+    commit = _next_commit(head, proposal, decision, volume.clock.wall_ns())
+    answer = Answer(revision, ordered)
+    session.add_commit(commit, RememberedAnswer(plan.fingerprint, trimmed(answer)))
+    return answer, FeedItem(commit, inline)
+
+
+def _next_commit(head: Head, proposal: Proposal, decision: Decision, time_ns: int) -> Commit:
+    """Return the commit that follows the head."""
+    revision = Revision(head.revision + 1)
+    id = commit_id(
+        head.commit_id,
         revision,
-        commit_id(
-            head.commit_id,
-            revision,
-            proposal.author,
-            proposal.op_id,
-            time_ns,
-            proposal.is_confirmed,
-            decision.entries,
-        ),
+        proposal.author,
+        proposal.op_id,
+        time_ns,
+        proposal.is_confirmed,
+        decision.entries,
+    )
+    return Commit(
+        revision,
+        id,
         proposal.author,
         proposal.op_id,
         time_ns,
@@ -299,20 +306,6 @@ def _commit(
         decision.entries,
         advance_digest(head.table_digest, decision.replaced, decision.entries),
     )
-    answer = Answer(revision, ordered)
-    session.add_commit(commit, RememberedAnswer(plan.fingerprint, _trimmed(answer)))
-    return answer, FeedItem(commit, inline)
-
-
-def _correct(
-    session: TableReader, plan: _Plan, outcomes: dict[int, Outcome], decision: Decision
-) -> None:
-    """Let early refusals name states as they are after the commit, not as they were foreseen."""
-    made = {entry.id: entry for entry in decision.entries}
-    for index, refusal in plan.refused.items():
-        if refusal.current is not None:
-            id = refusal.current.id
-            outcomes[index] = replace(refusal, current=made.get(id) or session.entry(id))
 
 
 def _accepted_inline(proposal: Proposal, outcomes: dict[int, Outcome]) -> dict[Digest, bytes]:
@@ -324,21 +317,6 @@ def _accepted_inline(proposal: Proposal, outcomes: dict[int, Outcome]) -> dict[D
             if digest in proposal.inline:
                 found[digest] = proposal.inline[digest]
     return found
-
-
-def _trimmed(answer: Answer) -> Answer:
-    """Return what is remembered of an answer: past a bound, refusals without what they ran into."""
-    left = REMEMBERED_BYTES_MAX
-    outcomes: list[Outcome] = []
-    for outcome in answer.outcomes:
-        if isinstance(outcome, Refusal) and outcome.current is not None:
-            content = outcome.current.content
-            left -= 200 + len(outcome.current.target or b"")
-            left -= REF_BYTES * len(content.refs) if content else 0
-            if left < 0:
-                outcome = replace(outcome, current=None)
-        outcomes.append(outcome)
-    return replace(answer, outcomes=tuple(outcomes))
 
 
 def _missing(volume: ServedVolume, session: TableReader, plan: _Plan) -> dict[int, Refusal]:
@@ -380,12 +358,6 @@ def _lacking_below(volume: ServedVolume, session: TableReader, content: Content)
         if absent:
             return [ref.digest for ref in refs if ref.digest in absent]
     return []
-
-
-def _all_refused(proposal: Proposal, refused: dict[int, Refusal]) -> tuple[Outcome, ...]:
-    return tuple(
-        refused.get(index, Refusal(RefusalCode.ATOMIC)) for index in range(len(proposal.changes))
-    )
 
 
 def _publish(volume: ServedVolume, item: FeedItem | None) -> None:
