@@ -1,0 +1,166 @@
+"""The brakes: when a plan must not be carried out before a human has said so.
+
+Model: facts in, a halt or nothing out. A halt stops a mount before anything is deleted or
+overwritten on either side, says why, and says what `syncline resume` would do.
+
+B1  A root that is missing, of another type, another one than before, or emptied says nothing about
+    what users deleted: no plan is made of it.
+B2  Deletes that pass a share and a floor halt, whichever side they come from. What a human
+    confirmed elsewhere does not count.
+B3  A server whose history does not hold what this replica has seen is not believed.
+B4  A brake is never the reason why another mount stands still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from syncline.core.identity import Revision
+
+
+class HaltReason(Enum):
+    """Why a mount halts; the values are stable."""
+
+    ROOT_MISSING = "root_missing"
+    ROOT_OTHER_TYPE = "root_other_type"
+    ROOT_REPLACED = "root_replaced"
+    ROOT_EMPTIED = "root_emptied"
+    MASS_DELETE = "mass_delete"
+    MASS_REMOVAL = "mass_removal"
+    HISTORY_CUT = "history_cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """The brakes were pulled. `detail`: what was seen; `resume`: what resuming would do."""
+
+    reason: HaltReason
+    detail: str
+    resume: str
+
+
+@dataclass(frozen=True, slots=True)
+class RootIdentity:
+    """What tells one root from another: the marker in it, its inode, its file system's id."""
+
+    marker: bytes
+    inode: int
+    filesystem: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RootSeen:
+    """What stands where the root should be. `marker` is None where there is none to read.
+
+    `is_empty`: nothing is in it but the client's own directory.
+    """
+
+    is_directory: bool
+    marker: bytes | None
+    inode: int
+    filesystem: bytes
+    is_empty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many deletes are too many. Both `share` (of all entries) and `floor` must be passed.
+
+    `emptied_floor`: a root with fewer entries in base may be emptied by its user without a halt.
+    """
+
+    share: float = 0.5
+    floor: int = 1_000
+    emptied_floor: int = 10
+
+
+def check_root(
+    known: RootIdentity, seen: RootSeen | None, entries: int, limits: Limits
+) -> Halt | None:
+    """Return a halt where the root is not the one that base speaks of (B1).
+
+    `entries` is the number of entries in base. None for `seen`: nothing is at the path.
+    """
+    if seen is None:
+        return Halt(
+            HaltReason.ROOT_MISSING,
+            "the mounted directory is not there",
+            "nothing, until the directory is back",
+        )
+    if not seen.is_directory:
+        return Halt(
+            HaltReason.ROOT_OTHER_TYPE,
+            "what is at the path of the mount is no directory",
+            "nothing, until the directory is back",
+        )
+    fault = _root_fault(known, seen)
+    if fault:
+        return Halt(
+            HaltReason.ROOT_REPLACED,
+            fault,
+            "merge what is in this directory with the volume as a new mount; delete nothing",
+        )
+    if seen.is_empty and entries >= limits.emptied_floor:
+        return Halt(
+            HaltReason.ROOT_EMPTIED,
+            f"the directory is empty, and had {entries} entries",
+            f"delete {entries} entries in the volume",
+        )
+    return None
+
+
+def _root_fault(known: RootIdentity, seen: RootSeen) -> str | None:
+    if seen.filesystem != known.filesystem:
+        return "the directory is on another file system: something was mounted or unmounted"
+    if seen.marker is None:
+        return "the directory has no marker: it is another one, or was emptied"
+    if seen.marker != known.marker:
+        return "the directory has the marker of another mount"
+    if seen.inode != known.inode:
+        return "the directory was replaced by a copy of it"
+    return None
+
+
+def check_deletes(
+    deletes: int, removals: int, confirmed: int, entries: int, limits: Limits
+) -> Halt | None:
+    """Return a halt where a plan deletes too much (B2).
+
+    `deletes` are to be sent, `removals` to be done in the mount, `confirmed` of them come of
+    commits that a human confirmed; `entries` is the number of entries in base.
+    """
+    if _is_mass(deletes, entries, limits):
+        return Halt(
+            HaltReason.MASS_DELETE,
+            f"{deletes} of {entries} entries were deleted in this directory",
+            f"delete {deletes} entries in the volume",
+        )
+    unconfirmed = removals - confirmed
+    if _is_mass(unconfirmed, entries, limits):
+        return Halt(
+            HaltReason.MASS_REMOVAL,
+            f"{unconfirmed} of {entries} entries were deleted in the volume",
+            f"delete {removals} entries in this directory",
+        )
+    return None
+
+
+def _is_mass(count: int, entries: int, limits: Limits) -> bool:
+    return count > limits.floor and count > limits.share * entries
+
+
+def check_history(seen: Revision, head: Revision, *, is_on_chain: bool) -> Halt | None:
+    """Return a halt where the server's history lacks the newest commit seen here (B3).
+
+    `is_on_chain`: the commit of revision `seen` on the server is the one that was seen.
+    """
+    if is_on_chain and seen <= head:
+        return None
+    return Halt(
+        HaltReason.HISTORY_CUT,
+        f"the server is at revision {head} and does not know revision {seen} as it was seen here:"
+        " it was restored from a backup, or it is another volume",
+        "merge this directory with the volume as a new mount, send what the volume lacks,"
+        " and delete nothing",
+    )
