@@ -199,7 +199,8 @@ async def watch_latency(running: Server, count: int) -> Latency:
     events = watcher.watch(begin, _nothing_to_say())
     await anext(events)
     author = Author(ids.replica(), "writer")
-    answers, heard = [], []
+    answers: list[float] = []
+    heard: list[float] = []
     for step in range(count):
         proposal = _proposal(author, ids, f"latency-{step}")
         started = time.perf_counter()
@@ -214,6 +215,7 @@ async def watch_latency(running: Server, count: int) -> Latency:
             await writer.store(proposal, _no_chunks)
             answers.append(1000 * (time.perf_counter() - started))
         heard.append(event.result())
+    await events.aclose()
     await writer.close()
     await watcher.close()
     return Latency(

@@ -39,7 +39,7 @@ class Sizes:
     latencies: int = 400
 
 
-QUICK = Sizes(16 << 20, 200, 1, 50, 64, 20)
+QUICK = Sizes(4 << 20, 50, 1, 20, 32, 5)
 
 
 @dataclass(slots=True)
@@ -175,6 +175,8 @@ def main() -> None:
     report.add("whole process, start included. Seconds are of this run alone; trust the ratios.")
     report.add()
     places = {"in memory": arguments.memory, "on disk": arguments.disk or tempfile.gettempdir()}
+    if arguments.quick:
+        places.pop("on disk")
     for place, directory in places.items():
         with tempfile.TemporaryDirectory(prefix="syncline-bench-", dir=directory) as home:
             report.add(f"## {place[0].upper()}{place[1:]}")
