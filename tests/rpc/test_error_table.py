@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -150,3 +151,17 @@ def test_the_server_allows_the_pings_of_the_client() -> None:
     assert isinstance(allowed, int)
     assert isinstance(sent, int)
     assert 2 * allowed <= sent
+
+
+async def test_a_server_that_is_not_there_is_said_so_in_plain_words() -> None:
+    """Guards against another wording in a later gRPC: then the words above need a look."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with open_channel(address) as channel:
+            call = channel.unary_unary("/any/Method")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"", timeout=10)
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, errors.Unavailable)
+    assert error.message == f"cannot reach the server at {address}: Connection refused"

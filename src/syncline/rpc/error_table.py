@@ -10,6 +10,7 @@ B3  A message has only printable characters, whoever sent it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import cast
 
@@ -94,7 +95,21 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> SynclineError:
     kind = _bare_kind(status, message)
     if kind is errors.Internal:
         message = f"the server failed ({status.name}): {message}"
-    return kind(message)
+    return kind(_plainly(message))
+
+
+_UNREACHABLE = re.compile(
+    r"failed to connect to all addresses; last error: \w+: \w+:(?P<address>\S+): "
+    r"(?:Failed to connect to remote host: )?(?P<reason>.+)"
+)
+
+
+def _plainly(message: str) -> str:
+    """Return what gRPC says of a server that cannot be reached in words for people."""
+    found = _UNREACHABLE.fullmatch(message)
+    if found is None:
+        return message
+    return f"cannot reach the server at {found['address']}: {found['reason']}"
 
 
 def _bare_kind(status: grpc.StatusCode, message: str) -> type[SynclineError]:
