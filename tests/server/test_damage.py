@@ -351,3 +351,19 @@ async def test_verify_names_what_a_lost_pack_held() -> None:
         (lacks,) = site.verify(volume)
         assert lacks.startswith("'f' at revision 1 lacks 3 of its chunks")
         assert await is_damaged(link, "f")
+
+
+async def test_a_chunk_that_is_damaged_before_it_has_a_row_is_marked_all_the_same() -> None:
+    """Else a commit of the same batch could name a chunk that nobody knows to be damaged."""
+    data = b"read wrong while it was pending"
+    digest = digest_of(data)
+    backend = Backend.in_memory()
+    async with served(backend) as volume:
+        volume.chunks.append({digest: data})
+        await mark_damaged(volume, volume.chunks.locate([digest]))
+        assert volume.chunks.missing([digest]) == [digest]
+        assert volume.chunks.damaged([digest]) == {digest}
+        volume.chunks.append({digest: data})
+        await volume.writer.index_chunks()
+        assert volume.chunks.missing([digest]) == []
+        assert volume.chunks.damaged([digest]) == set()

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from syncline.core.identity import Digest, VolumeId
-from syncline.core.manifests import ChunkRef, Content, decode_piece
 from syncline.errors import Corrupt, NotFound
 from syncline.ports.chunks import ChunkStore, Location
 from syncline.ports.metadata import MetadataStore, TableReader, WriteSession
@@ -99,10 +98,16 @@ class ChunkIndex:
     def mark_damaged(self, session: WriteSession, chunks: Mapping[Digest, Location]) -> None:
         """Make chunks missing that were read wrong at these places; for the writer's thread."""
         with self._lock:
-            for digest, location in chunks.items():
-                if self._pending.get(digest) == location:
-                    del self._pending[digest]
+            dropped = {
+                digest: location
+                for digest, location in chunks.items()
+                if self._pending.get(digest) == location
+            }
+            for digest in dropped:
+                del self._pending[digest]
             self.losses += 1
+        # A commit of the same session may name it already: it gets a row, so that the mark is seen.
+        session.add_chunks(dropped)
         session.mark_damaged(chunks)
 
     def damaged(self, digests: Sequence[Digest]) -> set[Digest]:
@@ -126,11 +131,3 @@ class ChunkIndex:
         except Corrupt as error:
             error.fields.setdefault("digest", digest.hex())
             raise
-
-    def refs(self, content: Content) -> Iterable[ChunkRef]:
-        """Yield the data chunks of content; reads the pieces of a long manifest one by one."""
-        if content.depth == 0:
-            yield from content.refs
-            return
-        for piece in content.refs:
-            yield from decode_piece(self.read(piece.digest))
