@@ -19,7 +19,6 @@ from syncline.core.entries import (
     encode_entry,
     entry_hash,
     parse_mode,
-    parse_mtime,
     parse_target,
     tombstone,
 )
@@ -203,17 +202,6 @@ def test_e2_a_mode_keeps_permission_bits_alone(mode: int, kept: int) -> None:
 def test_a_mode_that_no_file_system_has_is_refused(mode: int) -> None:
     with pytest.raises(Invalid, match="out of range"):
         parse_mode(mode)
-
-
-@pytest.mark.parametrize("mtime_ns", [MTIME_NS_MIN, -1, 0, 2**31 * 10**9, MTIME_NS_MAX])
-def test_a_time_before_1970_or_after_2038_is_a_time(mtime_ns: int) -> None:
-    assert parse_mtime(mtime_ns) == mtime_ns
-
-
-@pytest.mark.parametrize("mtime_ns", [MTIME_NS_MIN - 1, MTIME_NS_MAX + 1])
-def test_a_time_over_64_bits_is_refused(mtime_ns: int) -> None:
-    with pytest.raises(Invalid, match="64 bits"):
-        parse_mtime(mtime_ns)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Executors: threads for the real program, the calling task itself for a simulation."""
+"""Where blocking work goes: threads."""
 
 from __future__ import annotations
 
@@ -26,17 +26,3 @@ class ThreadExecutor:
     def close(self) -> None:
         """Wait for the threads to end."""
         self._pool.shutdown(wait=True)
-
-
-class InlineExecutor:
-    """No thread at all: the call happens at once, and other tasks get a turn after it."""
-
-    async def run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `work` here."""
-        try:
-            return work(*args, **kwargs)
-        finally:
-            await asyncio.sleep(0)
-
-    def close(self) -> None:
-        """Do nothing."""

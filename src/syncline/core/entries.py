@@ -27,6 +27,7 @@ TARGET_BYTES_MAX = 4096
 """PATH_MAX of Linux, which bounds what `readlink` can return."""
 
 MTIME_NS_MIN, MTIME_NS_MAX = -(2**63), 2**63 - 1
+"""What a time can be on the wire and in the encoding of an entry."""
 
 
 class Kind(IntEnum):
@@ -77,13 +78,6 @@ def parse_mode(mode: int) -> int:
     if not 0 <= mode <= 0o177777:
         raise Invalid(f"mode {mode:o} is out of range", field="mode", reason="range")
     return mode & MODE_MASK
-
-
-def parse_mtime(mtime_ns: int) -> int:
-    """Return a time in ns that fits 64 bits; raise Invalid otherwise."""
-    if not MTIME_NS_MIN <= mtime_ns <= MTIME_NS_MAX:
-        raise Invalid("the mtime does not fit 64 bits", field="mtime_ns", reason="range")
-    return mtime_ns
 
 
 def parse_target(target: bytes) -> bytes:
