@@ -1,0 +1,52 @@
+"""Fingerprints: what the file system says of a thing without reading it.
+
+Model: a file whose fingerprint is the one taken after it was placed or read is unchanged.
+What differs may be an edit and is read again; equal times alone prove nothing (`is_provisional`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncline.core.trees import State
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Inode, birth time, size, mtime and ctime; times in ns. `born_ns` is 0 where nobody knows it.
+
+    `is_provisional`: it was taken within the clock's grain of the last change, so a later write
+    could have left the same one.
+    """
+
+    inode: int
+    born_ns: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    is_provisional: bool = False
+
+    def is_same_thing(self, other: Fingerprint) -> bool:
+        """Tell whether two fingerprints are of one inode, which was not freed in between."""
+        return (self.inode, self.born_ns) == (other.inode, other.born_ns)
+
+    def is_unchanged(self, other: Fingerprint) -> bool:
+        """Tell whether content, mode and times are the same, as far as times can tell."""
+        return (self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
+            other.inode,
+            other.size,
+            other.mtime_ns,
+            other.ctime_ns,
+        )
+
+    def is_renamed(self, other: Fingerprint) -> bool:
+        """Tell the same of a thing that was renamed in between, which moves its ctime."""
+        return (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was last seen of an entry in the mount; no fingerprint: look closely next time."""
+
+    state: State
+    fingerprint: Fingerprint | None = None

@@ -1,0 +1,226 @@
+"""The control of a running mount: what it shows, and what it can be asked to do.
+
+Contract, for every adapter:
+
+- All calls come from the event loop of the mount; any number of them may wait at once, and each may
+  be cancelled.
+- `status` never blocks and costs no more than what it returns: counts are kept, not counted.
+- Nothing here fails because the server is away; that is part of the status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from syncline.core.names import RelPath
+from syncline.core.safety import Halt
+from syncline.core.trees import Mode
+from syncline.ports.link import Effect
+
+PROBLEMS_SHOWN_MAX = 100
+TRANSFERS_SHOWN_MAX = 20
+CHANGES_SHOWN_MAX = 20
+"""How much of each a status carries; beyond, the counts alone tell of them."""
+
+
+class MountPhase(Enum):
+    """What a mount is about; the values are stable."""
+
+    STARTING = "starting"
+    SCANNING = "scanning"
+    """Looking at everything in the directory; what differs is not known yet."""
+    CONNECTING = "connecting"
+    """The server is away; local edits are noticed and wait."""
+    SYNCING = "syncing"
+    IN_SYNC = "in_sync"
+    """All that was noticed is stored, all that was told is placed, and no path has a problem."""
+    WAITING = "waiting"
+    """Nothing is left to do but paths with problems."""
+    HALTED = "halted"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class MountProblem:
+    """What keeps one path from being in sync.
+
+    `code` is a value of `ProblemCode`, `ObstacleReason` or a code of an error; `detail` is for
+    people and may be empty.
+    """
+
+    path: RelPath
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Content on its way, `done` of `size` bytes; an upload goes to the server."""
+
+    path: RelPath
+    is_upload: bool
+    done: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry that was stored (`is_local`: it was changed here) or placed (elsewhere).
+
+    `number` counts the changes of this run from 1; `old_path` is where a moved entry was.
+    """
+
+    number: int
+    effect: Effect
+    path: RelPath
+    is_local: bool
+    wall_ns: int
+    old_path: RelPath | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MountStatus:
+    """All that a mount shows of itself at one moment.
+
+    `connection_error` says why the last attempt failed; None while connected and before any.
+    `cursor` is the revision up to which the feed was taken in, `head` the newest one that the
+    server told of; None: not known yet. `pending_up` and `pending_down` are entries that wait to be
+    stored and placed, problems not counted. `entries` are those in base. `is_watch_degraded`: the
+    system has no watches left, so changes are found by scanning from time to time.
+    `change_count` is the number of the newest change; the tuples are the newest or worst, bounded.
+    """
+
+    phase: MountPhase
+    directory: bytes
+    volume: str
+    server: str
+    mode: Mode
+    replica: str
+    is_connected: bool = False
+    connection_error: str | None = None
+    cursor: int | None = None
+    head: int | None = None
+    pending_up: int = 0
+    pending_down: int = 0
+    entries: int = 0
+    problem_count: int = 0
+    problems: tuple[MountProblem, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
+    change_count: int = 0
+    changes: tuple[Change, ...] = ()
+    """Oldest first."""
+    halt: Halt | None = None
+    is_watch_degraded: bool = False
+
+
+class WaitEnd(Enum):
+    """How a wait ended; the values are stable."""
+
+    IN_SYNC = "in_sync"
+    PROBLEMS = "problems"
+    """All is done but paths with problems, which only a user can change."""
+    TIMED_OUT = "timed_out"
+    HALTED = "halted"
+    STOPPED = "stopped"
+    """The mount stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitResult:
+    """How a wait ended, and the status at that moment, which tells what is missing."""
+
+    end: WaitEnd
+    status: MountStatus
+
+
+class ResumeEnd(Enum):
+    """What became of a request to resume; the values are stable."""
+
+    NOT_HALTED = "not_halted"
+    HALTED = "halted"
+    """Still halted: nobody agreed yet, or to another halt than the one of now."""
+    RESUMED = "resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeResult:
+    """What became of it; `halt` is the one that was resumed, or that stands."""
+
+    end: ResumeEnd
+    halt: Halt | None
+
+
+class MountControl(Protocol):
+    """One running mount."""
+
+    def status(self) -> MountStatus:
+        """Return what it shows now."""
+
+    async def changed(self, seen: int) -> int:
+        """Return the number of the newest status as soon as it is another one than `seen`.
+
+        A caller starts with 0, which is never the newest.
+        """
+
+    async def wait(self, timeout_s: float | None) -> WaitResult:
+        """Return when each edit made before the call is stored, and each revision up to the
+        server's head of the time of the call is placed.
+
+        Or when that cannot be: at a halt, at a stop, when nothing but problems is left, and at the
+        timeout (None: never).
+        """
+
+    async def resume(self, agreed: Halt | None) -> ResumeResult:
+        """Release the brakes, if `agreed` equals the halt that stands; else only show that one.
+
+        So a human who agreed to the deletion of ten files never deletes a thousand that came later.
+        """
+
+
+class StatusNews:
+    """Tells those who wait in `MountControl.changed`; for one event loop."""
+
+    def __init__(self) -> None:
+        self._newest = 1
+        self._arrived = asyncio.Event()
+
+    def note(self) -> None:
+        """Say that the status is another one now."""
+        self._newest += 1
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    async def after(self, seen: int) -> int:
+        """Return the number of the newest status, as soon as it is not `seen`."""
+        while self._newest == seen:
+            await self._arrived.wait()
+        return self._newest
+
+
+# -- What `--dry-run` shows --------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One thing that a mount would do: in the volume (`is_upload`) or in the directory.
+
+    `size` is that of content that would travel; `old_path` is where a moved entry is.
+    """
+
+    is_upload: bool
+    effect: Effect
+    path: RelPath
+    size: int = 0
+    old_path: RelPath | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanShown:
+    """All that a mount would do now. With a halt it would do none of it before `resume`."""
+
+    steps: tuple[PlannedStep, ...] = ()
+    problems: tuple[MountProblem, ...] = ()
+    halt: Halt | None = None
