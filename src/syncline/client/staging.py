@@ -10,13 +10,12 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
-from blake3 import blake3
-
+from syncline.client.assembling import Assembly, offsets_of
 from syncline.client.local import OPEN_FILE, open_directory
 from syncline.client.placing import Placer
 from syncline.client.staged import (
@@ -29,23 +28,10 @@ from syncline.client.staged import (
     staged_key,
     write_at,
 )
-from syncline.core.identity import Digest, digest_of
+from syncline.core.identity import Digest
 from syncline.core.manifests import ChunkRef
-from syncline.errors import LocalFailure
 from syncline.ports.chunker import Chunker
 from syncline.ports.report import PathOutcome, Result
-
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """A chunk that another file, or the staged file itself further up, holds at `offset`."""
-
-    is_own: bool
-    offset: int
-
-
-class SourceChanged(LocalFailure):
-    """The local file that chunks were copied from was changed meanwhile."""
 
 
 class Staging:
@@ -63,15 +49,11 @@ class Staging:
         self._placer = placer
         self._chunker = chunker
         self._lock = Lock()
-        self._hasher = blake3()
-        self._position = 0
-        self._offset = 0
-        self._plan: list[_Copy | None] = []
+        self._assembly: Assembly | None = None
         self._directory = -1
         self._name = b""
         self._fd = -1
         self._older = -1
-        self._end = 0
 
     def open(self, *, may_copy: bool = True) -> int:
         """Begin or go on; return how many bytes need no trip. Raises OSError."""
@@ -83,32 +65,12 @@ class Staging:
         self._directory = open_directory(target.base, target.parts[:-1])
         self._name, self._fd = open_staged(self._directory, target.parts[-1], target.digest)
         self._drop_leftovers()
-        self._end = os.fstat(self._fd).st_size
-        older = self._open_older() if may_copy else {}
-        known: dict[Digest, _Copy] = {}
-        offset = there = 0
-        for ref in self._refs:
-            step = self._step(ref, offset, known, older)
-            self._plan.append(step)
-            there += ref.size if step else 0
-            known.setdefault(ref.digest, _Copy(True, offset))
-            offset += ref.size
-        return there
-
-    def _step(
-        self,
-        ref: ChunkRef,
-        offset: int,
-        known: dict[Digest, _Copy],
-        older: dict[Digest, int],
-    ) -> _Copy | None:
-        if ref.digest in known:
-            return known[ref.digest]
-        if offset + ref.size <= self._end:
-            chunk = os.pread(self._fd, ref.size, offset)
-            if digest_of(chunk) == ref.digest:
-                return _Copy(True, offset)
-        return _Copy(False, older[ref.digest]) if ref.digest in older else None
+        assembly = Assembly(self._refs, _Descriptor(self._fd), os.fstat(self._fd).st_size)
+        if may_copy and assembly.wanted(1):
+            older = self._open_older()
+            assembly.copy_from(_Descriptor(self._older), older)
+        self._assembly = assembly
+        return assembly.here_bytes
 
     def _open_older(self) -> dict[Digest, int]:
         """Cut the file that stands at the place; return where its chunks lie."""
@@ -121,17 +83,12 @@ class Staging:
         self._older = fd
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return {}
-        places: dict[Digest, int] = {}
         try:
             refs = self._chunker.chunk(lambda size: os.read(fd, size)).refs
         except OSError:
             # Unreadable: what is to be replaced need not be whole.
             return {}
-        offset = 0
-        for ref in refs:
-            places.setdefault(ref.digest, offset)
-            offset += ref.size
-        return places
+        return offsets_of(refs)
 
     def _drop_leftovers(self) -> None:
         """Remove what an earlier fetch of other content for this place left."""
@@ -144,69 +101,34 @@ class Staging:
 
     def wanted(self, limit: int) -> list[Digest]:
         """Return the next chunks that must come from the server, in order."""
-        digests: list[Digest] = []
-        for index in range(self._position, len(self._refs)):
-            if self._plan[index] is None:
-                digests.append(self._refs[index].digest)
-                if len(digests) >= limit:
-                    break
-        return digests
+        assert self._assembly is not None, "staging has not begun"
+        return self._assembly.wanted(limit)
 
     def advance(self, chunks: Sequence[bytes]) -> None:
         """Write the next chunks from the server, and all that follows and is there already.
 
-        Raises OSError, and SourceChanged when the older file does not hold its chunks any more.
+        Raises OSError, Corrupt, and SourceChanged when the older file does not hold its chunks any
+        more.
         """
         with self._lock:
-            self._check_open()
-            self._advance(iter(chunks))
+            self._checked().advance(chunks)
 
-    def _check_open(self) -> None:
-        if self._fd < 0:
+    def _checked(self) -> Assembly:
+        if self._fd < 0 or self._assembly is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    def _advance(self, coming: Iterator[bytes]) -> None:
-        while self._position < len(self._refs):
-            ref, step = self._refs[self._position], self._plan[self._position]
-            if step is None:
-                chunk = next(coming, None)
-                if chunk is None:
-                    return
-            else:
-                chunk = self._copied(ref, step)
-            if step != _Copy(True, self._offset):
-                self._write(chunk)
-            self._hasher.update(chunk)
-            self._offset += ref.size
-            self._position += 1
-
-    def _copied(self, ref: ChunkRef, step: _Copy) -> bytes:
-        chunk = os.pread(self._fd if step.is_own else self._older, ref.size, step.offset)
-        if not step.is_own and digest_of(chunk) != ref.digest:
-            raise SourceChanged("the file that is being replaced was changed meanwhile")
-        return chunk
-
-    def _write(self, chunk: bytes) -> None:
-        end = self._offset + len(chunk)
-        if self._offset >= self._end and not chunk[0] and chunk.count(0) == len(chunk):
-            # A hole: the file only grows over it.
-            os.ftruncate(self._fd, end)
-        else:
-            write_at(self._fd, chunk, self._offset)
-        self._end = max(self._end, end)
+        return self._assembly
 
     def finish(self) -> PathOutcome:
         """Check the whole content, make it durable, give it its name; raise Corrupt or OSError."""
         with self._lock:
-            self._check_open()
-            return self._finish()
+            return self._finish(self._checked())
 
-    def _finish(self) -> PathOutcome:
+    def _finish(self, assembly: Assembly) -> PathOutcome:
         target = self._target
-        if Digest(self._hasher.digest()) != target.digest or self._offset != target.entry.size:
+        if assembly.digest != target.digest or assembly.offset != target.entry.size:
             self.discard()
             raise corrupt(target)
-        os.ftruncate(self._fd, self._offset)
+        os.ftruncate(self._fd, assembly.offset)
         finish_staged(self._fd, target)
         os.fdatasync(self._fd)
         place_staged(self._directory, self._name, target, may_overwrite=self._placer.may_overwrite)
@@ -226,6 +148,25 @@ class Staging:
                 if fd >= 0:
                     os.close(fd)
             self._fd = self._older = self._directory = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Descriptor:
+    """An open file, as an assembly reads and writes it."""
+
+    fd: int
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes."""
+        return os.pread(self.fd, size, offset)
+
+    def write(self, content: bytes, offset: int) -> None:
+        """Write all of it."""
+        write_at(self.fd, content, offset)
+
+    def truncate(self, size: int) -> None:
+        """Cut the file, or let it grow by a hole."""
+        os.ftruncate(self.fd, size)
 
 
 def _is_held(directory: int, name: bytes) -> bool:

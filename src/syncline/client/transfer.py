@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
+from syncline.client.assembling import SourceChanged, unfold
+from syncline.client.assembling import is_small as is_small_content
 from syncline.client.placing import Placer
 from syncline.client.staged import Target, failed
-from syncline.client.staging import SourceChanged, Staging
+from syncline.client.staging import Staging
 from syncline.client.steady import ENDS_ALL, Steady
+from syncline.client.streaming import DIGESTS_MAX, stream
 from syncline.core.identity import Digest
-from syncline.core.manifests import ChunkRef, check_unfolded, decode_piece
+from syncline.core.manifests import ChunkRef
 from syncline.errors import Corrupt, Invalid, NotFound, ProtocolBroken, SynclineError
 from syncline.ports.chunker import Chunker
 from syncline.ports.executor import Executor
 from syncline.ports.link import Link
 from syncline.ports.report import PathOutcome, Report
-
-DIGESTS_MAX = 1024
-"""Chunks asked for in one FETCH."""
-
-Ready = asyncio.Queue[list[bytes] | None]
-"""Chunks on their way to the writer; None at the end."""
-
-WRITE_BYTES = 2 * 1024 * 1024
-"""Content of a large file that is gathered before it is written; twice that is in memory."""
-
-SMALL_BYTES_MAX = 1024 * 1024
-"""Files up to this size are held in memory and placed in batches; larger ones are staged."""
 
 
 class Mover:
@@ -53,7 +43,7 @@ class Mover:
     # -- small files ---------------------------------------------------------
 
     async def small(self, targets: Sequence[Target]) -> list[PathOutcome]:
-        """Fetch and place files of at most `SMALL_BYTES_MAX`; raise Unavailable and its like."""
+        """Fetch and place files that `is_small` tells of; raise Unavailable and its like."""
         outcomes: list[PathOutcome] = []
         chunks: dict[Digest, bytes] = {}
         waiting = list(targets)
@@ -127,9 +117,7 @@ class Mover:
         pieces: dict[Digest, bytes] = {}
         digests = [ref.digest for ref in content.refs]
         await self._steady.run(lambda: self._get(digests, pieces))
-        refs = [ref for digest in digests for ref in decode_piece(pieces[digest])]
-        check_unfolded(content, size=sum(ref.size for ref in refs), count=len(refs), is_whole=True)
-        return refs
+        return unfold(content, (pieces[digest] for digest in digests))
 
     async def _stage(
         self, target: Target, refs: Sequence[ChunkRef], *, may_copy: bool
@@ -139,7 +127,9 @@ class Mover:
             there = await self._executor.run(staging.open, may_copy=may_copy)
             self._report.advance(there)
             await self._executor.run(staging.advance, ())
-            await self._steady.run(lambda: self._stream(staging))
+            await self._steady.run(
+                lambda: stream(self._link, self._executor, staging, self._arrived)
+            )
             return await self._executor.run(staging.finish)
         except (*ENDS_ALL, SourceChanged):
             raise
@@ -149,49 +139,9 @@ class Mover:
         finally:
             staging.close()
 
-    async def _stream(self, staging: Staging) -> None:
-        """Write all that is wanted; called again, go on after the last chunk that was written."""
-        while wanted := staging.wanted(DIGESTS_MAX):
-            ready: Ready = asyncio.Queue(1)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._write(staging, ready))
-                    broken = await self._receive(wanted, ready)
-            except ExceptionGroup as errors:
-                # Only the writer raises, and only one thing.
-                raise errors.exceptions[0] from errors
-            if broken is not None:
-                raise broken
-
-    async def _write(self, staging: Staging, ready: Ready) -> None:
-        while (chunks := await ready.get()) is not None:
-            await self._executor.run(staging.advance, chunks)
-
-    async def _receive(self, wanted: Sequence[Digest], ready: Ready) -> SynclineError | None:
-        """Hand over chunks as they come; return what ended the call early.
-
-        An error is returned and not raised, so that the writer finishes what it was given.
-        """
-        chunks: list[bytes] = []
-        size = count = 0
-        broken: SynclineError | None = None
-        try:
-            async for chunk in self._link.fetch(wanted):
-                chunks.append(chunk)
-                size += len(chunk)
-                count += 1
-                self._steady.progress()
-                self._report.advance(len(chunk))
-                if size >= WRITE_BYTES:
-                    await ready.put(chunks)
-                    chunks, size = [], 0
-        except SynclineError as error:
-            broken = error
-        if broken is None and count != len(wanted):
-            broken = ProtocolBroken("the server sent another number of chunks than asked for")
-        await ready.put(chunks)
-        await ready.put(None)
-        return broken
+    def _arrived(self, size: int) -> None:
+        self._steady.progress()
+        self._report.advance(size)
 
 
 def _refs(target: Target) -> Sequence[ChunkRef]:
@@ -202,7 +152,7 @@ def _refs(target: Target) -> Sequence[ChunkRef]:
 def is_small(target: Target) -> bool:
     """Tell whether a file is held in memory on its way."""
     content = target.entry.content
-    return content is not None and content.depth == 0 and content.size <= SMALL_BYTES_MAX
+    return content is not None and is_small_content(content)
 
 
 def _names(target: Target, error: SynclineError) -> bool:
