@@ -1,0 +1,1 @@
+"""A mount: the engine that keeps a local directory equal to a volume."""

@@ -1,0 +1,106 @@
+"""Marks that wait for their look: what the watcher told, when, and when it is due.
+
+M1  A place has one mark; what comes meanwhile is merged into it.
+M2  A place is due at once, except while somebody only writes to it: then a moment later, once.
+M3  Too many marks are no marks: a look everywhere takes their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from syncline.client.mount.scan import Look, Waiting
+from syncline.core.identity import EntryId
+from syncline.ports.watcher import Mark
+
+OPEN_LOOK_S = 1.0
+"""A file that is written to and not closed, as a log is, is looked at no more often than this."""
+
+MARKS_MAX = 50_000
+
+
+@dataclass(slots=True)
+class _Pending:
+    mark: Mark
+    first_s: float
+    last_s: float
+    due_s: float
+
+
+class Marks:
+    """The marks of one mount; all times are of the loop's clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._pending: dict[tuple[EntryId, bytes | None], _Pending] = {}
+        self._taken: dict[tuple[EntryId, bytes | None], _Pending] = {}
+        self.is_too_many = False
+
+    def add(self, marks: Iterable[Mark], now_s: float) -> None:
+        """Note marks that came just now."""
+        for mark in marks:
+            key = (mark.directory, mark.name)
+            due_s = now_s + OPEN_LOOK_S if mark.is_open and not mark.is_written else now_s
+            pending = self._pending.get(key)
+            if pending is None:
+                if len(self._pending) >= MARKS_MAX:
+                    self.is_too_many = True
+                    continue
+                self._pending[key] = _Pending(mark, now_s, now_s, due_s)
+                continue
+            pending.mark = _merged(pending.mark, mark)
+            pending.last_s = now_s
+            pending.due_s = min(pending.due_s, due_s) if mark.is_open else due_s
+
+    def wait(self, waiting: Iterable[Waiting], now_s: float) -> None:
+        """Note places that were looked at too early."""
+        for each in waiting:
+            key = (each.mark.directory, each.mark.name)
+            pending = self._pending.get(key)
+            if pending is None:
+                before = self._taken.get(key)
+                first_s = before.first_s if before else now_s
+                last_s = before.last_s if before else now_s
+                self._pending[key] = _Pending(each.mark, first_s, last_s, now_s + each.in_s)
+            else:
+                pending.mark = _merged(each.mark, pending.mark)
+                pending.due_s = min(pending.due_s, now_s + each.in_s)
+
+    def take(self, now_s: float) -> list[Look]:
+        """Return what is due, and forget it."""
+        due = [key for key, pending in self._pending.items() if pending.due_s <= now_s]
+        self._taken = {key: self._pending.pop(key) for key in due}
+        return [Look(taken.mark, now_s - taken.last_s) for taken in self._taken.values()]
+
+    def next_s(self) -> float | None:
+        """Return when the next one is due."""
+        return min((pending.due_s for pending in self._pending.values()), default=None)
+
+    def relabel(self, old: EntryId, new: EntryId) -> None:
+        """Know a directory by another id."""
+        for key in [key for key in self._pending if key[0] == old]:
+            pending = self._pending.pop(key)
+            mark = pending.mark
+            pending.mark = Mark(new, mark.name, mark.is_written, mark.is_open)
+            self._pending[new, mark.name] = pending
+
+    def is_settled(self, by_s: float) -> bool:
+        """Tell whether all that was noticed up to then was looked at; open files do not count."""
+        return not any(
+            pending.first_s <= by_s and not pending.mark.is_open
+            for pending in self._pending.values()
+        )
+
+    def clear(self) -> None:
+        """Forget all: everything is looked at."""
+        self._pending.clear()
+        self.is_too_many = False
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+
+def _merged(old: Mark, new: Mark) -> Mark:
+    is_written = old.is_written or new.is_written
+    is_open = new.is_open if new.is_open or new.is_written else old.is_open
+    return Mark(old.directory, old.name, is_written, is_open and not new.is_written)

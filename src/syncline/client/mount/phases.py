@@ -1,0 +1,539 @@
+"""The synchronous phases of a cycle: observe, plan, place. They run on the mount thread alone.
+
+P1  A brake that is pulled in a session leaves nothing of that session recorded.
+P2  What a plan needs remembered (relabels, confirms, what is sent, what is to be placed) is durable
+    before anything is placed or sent.
+P3  Nothing is planned before everything was looked at once, and the server's table is known.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from syncline.client.mount import confirming, remote
+from syncline.client.mount.batching import Batch, batches
+from syncline.client.mount.mounted_file import MountedFile, mounted_file
+from syncline.client.mount.parts import Parts
+from syncline.client.mount.place import Applier, Placed
+from syncline.client.mount.problems import exceptions_shown, plan_problems
+from syncline.client.mount.read import Read, Reading, ReadResult, read
+from syncline.client.mount.recover import apply_intents
+from syncline.client.mount.rooting import Root, check
+from syncline.client.mount.scan import Look, Scanner, Waiting
+from syncline.client.mount.staged_content import StagedContent
+from syncline.client.mount.views import closed_view
+from syncline.client.mount.walker import path_at, path_wanted
+from syncline.core.changes import Change, Delete, PutFile
+from syncline.core.entries import Entry
+from syncline.core.identity import ROOT_ID, Digest, EntryId, OpId
+from syncline.core.manifests import Content
+from syncline.core.names import RelPath
+from syncline.core.plans import (
+    Alter,
+    Create,
+    Exchange,
+    KeepCopy,
+    Placing,
+    Plan,
+    Relabel,
+    Remove,
+    SetAside,
+    Unit,
+)
+from syncline.core.reconcile import reconcile
+from syncline.core.safety import Halt, check_deletes
+from syncline.core.trees import State
+from syncline.ports.link import (
+    Committed,
+    ResetReason,
+    SnapshotBegin,
+    SnapshotEnd,
+    SnapshotPage,
+    WatchEvent,
+)
+from syncline.ports.mount_control import MountProblem
+from syncline.ports.mount_state import Consent, MountFacts, MountSession
+from syncline.ports.watcher import Mark
+
+logger = logging.getLogger(__name__)
+
+READ_AT_ONCE_MAX = 4
+"""So few files that are to be read are read in the same phase: it saves two hops of a thread."""
+
+LARGE_BYTES = 1024 * 1024
+"""Content above this size travels by itself, beside everything else."""
+
+SLICE_ACTIONS_MAX = 1_000
+SLICE_BYTES_MAX = 16 * 1024 * 1024
+"""How much is placed in one session."""
+
+
+class Halted(Exception):
+    """The brakes were pulled inside a session, which ends without a trace (P1)."""
+
+    def __init__(self, halt: Halt) -> None:
+        super().__init__(halt.detail)
+        self.halt = halt
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the feed came to: entries it told of, and those that own commits confirmed."""
+
+    ids: tuple[EntryId, ...]
+    confirmed: tuple[EntryId, ...]
+
+    @property
+    def is_own(self) -> bool:
+        """Tell whether all of it was done here."""
+        return self.ids == self.confirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a look came to. `is_cut`: there is more to look at."""
+
+    readings: tuple[Reading, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    reads: tuple[Read, ...] = ()
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A batch whose op id is noted, and where the content of its files is."""
+
+    batch: Batch
+    op: OpId
+    files: Mapping[EntryId, MountedFile]
+    paths: Mapping[EntryId, RelPath]
+    is_confirmed: bool
+
+    def path(self, id: EntryId) -> RelPath:
+        """Return the path of an entry of the batch, for people."""
+        return self.paths[id]
+
+    @property
+    def largest(self) -> tuple[RelPath, int] | None:
+        """Return path and size of large content; None where there is none."""
+        for change in self.batch.changes:
+            if _is_large(change):
+                assert isinstance(change, PutFile), "only files have content"
+                return self.paths[change.id], change.content.size
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is to be done now; `slices` are placed one after the other."""
+
+    slices: tuple[tuple[Placing, ...], ...]
+    small: tuple[Batch, ...]
+    large: tuple[Batch, ...]
+    problems: tuple[tuple[EntryId, MountProblem], ...]
+    ids: frozenset[EntryId]
+    """All that the plan is about, also what was left out for now."""
+    relabels: tuple[Relabel, ...]
+    paths: Mapping[EntryId, RelPath]
+    """Where the entries that are to be placed are going to be, for people."""
+    locals: Mapping[EntryId, State | None]
+    """What was local when the changes to be sent were made."""
+    is_confirmed: bool
+    pending_up: int
+    pending_down: int
+
+    @property
+    def is_quiet(self) -> bool:
+        """Tell whether nothing is to be done."""
+        return not (self.slices or self.small or self.large)
+
+
+class Phases:
+    """The phases of one mount, from when its root is open."""
+
+    def __init__(self, parts: Parts, root: Root) -> None:
+        self.parts = parts
+        self.root = root
+        self.scanner = Scanner(root.directory, parts.watcher, parts.ids, parts.clock)
+        self.applier = Applier(
+            root.directory,
+            root.own,
+            root.device,
+            parts.ids,
+            parts.clock,
+            parts.mount.replica,
+            parts.mount.abilities,
+        )
+        self._reason = ResetReason.NEWCOMER
+        self.exceptions: tuple[MountProblem, ...] = ()
+        parts.watcher.add_sentinels(root.own.sentinels)
+        self.facts = self.read_facts()
+
+    # -- observing -------------------------------------------------------------
+
+    def hear(self, events: Sequence[WatchEvent]) -> Heard:
+        """Take in what the server told.
+
+        Raises ProtocolBroken, FeedMismatch and HistoryCut; then nothing of it is recorded.
+        """
+        ids: list[EntryId] = []
+        confirmed: list[EntryId] = []
+        with self.parts.state.session() as session:
+            for event in events:
+                match event:
+                    case Committed():
+                        applied = remote.apply_commit(session, event, self.parts.author.replica)
+                        ids += applied.ids
+                        if applied.is_own:
+                            confirmed += applied.ids
+                    case SnapshotBegin(reason):
+                        self._reason = reason
+                        remote.begin_snapshot(session)
+                    case SnapshotPage(entries):
+                        remote.add_page(session, entries)
+                    case SnapshotEnd(head):
+                        ids += remote.end_snapshot(session, head, self._reason).ids
+                    case _:
+                        remote.check_heartbeat(session, event.head)
+            facts = session.facts()
+        self.facts = facts
+        return Heard(tuple(ids), tuple(confirmed))
+
+    def look(self, looks: Sequence[Look], *, is_everywhere: bool) -> Observed:
+        """Look at places, or begin to look at everything; raise Halted where the root is wrong."""
+        with self.parts.state.session() as session:
+            self._check_root(session)
+            if is_everywhere:
+                looked = self.scanner.look_everywhere(session)
+            else:
+                looked = self.scanner.look(session, looks)
+            waiting = looked.waiting
+            readings = looked.readings
+            reads: tuple[Read, ...] = ()
+            if 0 < len(readings) <= READ_AT_ONCE_MAX:
+                small = [each for each in readings if each.size <= LARGE_BYTES]
+                results = [self.read(each) for each in small]
+                readings = tuple(each for each in readings if each.size > LARGE_BYTES)
+                waiting += self.scanner.record(session, results)
+                reads = reads_of(results)
+            # Between the two checks everything may have vanished with the root (B1).
+            self._check_root(session)
+            self.exceptions = exceptions_shown(session)
+        return Observed(readings, waiting, reads, looked.is_cut)
+
+    def read(self, reading: Reading) -> ReadResult:
+        """Read one file; for any thread."""
+        return read(self.root.directory, reading, self.parts.chunker, self.parts.clock)
+
+    def record(self, results: Sequence[ReadResult]) -> tuple[Waiting, ...]:
+        """Take in what was read."""
+        with self.parts.state.session() as session:
+            waiting = self.scanner.record(session, results)
+            self.exceptions = exceptions_shown(session)
+        return waiting
+
+    def _check_root(self, session: MountSession) -> None:
+        facts = session.facts()
+        assert facts.root is not None, "a root that was opened is known"
+        entries = 0 if facts.consent is Consent.DELETES else session.base_count()
+        halt = check(self.parts.files, facts.root, entries, self.parts.limits)
+        if halt is not None:
+            raise Halted(halt)
+
+    # -- planning --------------------------------------------------------------
+
+    def plan(self, busy: Collection[EntryId], *, may_send: bool) -> Planned:
+        """Derive what is to be done; entries in `busy` are left out for now.
+
+        Raises Halted where it would delete too much.
+        """
+        with self.parts.state.session() as session:
+            view = closed_view(
+                session, self.parts.ids.entry(), has_case=self.parts.mount.abilities.has_case
+            )
+            plan = reconcile(view, self.parts.mount)
+            is_confirmed = self._check_deletes(session, plan)
+            deletes = plan.deletes + plan.removals
+            facts = session.facts()
+            confirming.carry_relabels(session, plan.relabels, self.parts.watcher)
+            confirming.carry_confirms(session, plan.confirms)
+            actions = [action for action in plan.placing if not ids_of(action) & set(busy)]
+            slices = tuple(_slices(actions))
+            if slices:
+                session.forget_intents()
+                confirming.note_intents(session, slices[0])
+            elif facts.consent is Consent.DELETES and not deletes:
+                session.set_facts(replace(facts, consent=Consent.NONE))
+            units = list(_ready(session, plan.sending, busy)) if may_send else []
+            all_batches = batches(units)
+            planned = Planned(
+                slices,
+                tuple(batch for batch in all_batches if not is_large(batch)),
+                tuple(batch for batch in all_batches if is_large(batch)),
+                tuple(plan_problems(session, plan.problems)),
+                _ids_of_plan(plan),
+                plan.relabels,
+                {id: path for action in actions for id, path in _paths(session, action)},
+                dict(_locals(session, units)),
+                is_confirmed,
+                len(plan.sending),
+                len(plan.placing),
+            )
+            facts = session.facts()
+        self.facts = facts
+        return planned
+
+    def _check_deletes(self, session: MountSession, plan: Plan) -> bool:
+        """Tell whether a human confirmed what the plan deletes; raise Halted where one must."""
+        deletes, removals = plan.deletes, plan.removals
+        facts = session.facts()
+        if not deletes and not removals:
+            return False
+        confirmed = sum(
+            isinstance(action, Remove) and session.is_confirmed(action.id)
+            for action in plan.placing
+        )
+        halt = check_deletes(deletes, removals, confirmed, session.base_count(), self.parts.limits)
+        if halt is not None and facts.consent is not Consent.DELETES:
+            raise Halted(halt)
+        return facts.consent is Consent.DELETES
+
+    def note(self, batch: Batch, planned: Planned) -> Outgoing:
+        """Remember what is about to be sent, and find the files whose content goes along.
+
+        It is the local of the plan and not of now that counts: an edit since then is another one.
+        """
+        op = self.parts.ids.op()
+        with self.parts.state.session() as session:
+            session.note_sent(op, {each.id: planned.locals[each.id] for each in batch.changes})
+            files = dict(_mounted(session, batch.changes))
+            paths = {each.id: _path_of(session, each) for each in batch.changes}
+        return Outgoing(batch, op, files, paths, planned.is_confirmed)
+
+    def forget_sent(self, ops: Sequence[OpId]) -> None:
+        """Forget STOREs that made no commit."""
+        with self.parts.state.session() as session:
+            for op in ops:
+                session.forget_sent(op)
+
+    def learn_gone(self, gone: Sequence[Entry]) -> None:
+        """Know tombstones that refusals told of."""
+        with self.parts.state.session() as session:
+            for entry in gone:
+                remote.learn_tombstone(session, entry)
+
+    def unanswered(self) -> Sequence[OpId]:
+        """Return the STOREs whose outcome nobody knows yet."""
+        with self.parts.state.session() as session:
+            return session.all_sent()
+
+    # -- finding -----------------------------------------------------------------
+
+    def marks_of(self, ids: Sequence[EntryId]) -> list[Mark]:
+        """Return marks that make a look read these files again."""
+        marks = []
+        with self.parts.state.session() as session:
+            for id in ids:
+                seen = session.local(id)
+                if seen is not None:
+                    marks.append(Mark(seen.state.parent, seen.state.name, is_written=True))
+        return marks
+
+    def mounted(self, id: EntryId) -> MountedFile | None:
+        """Return the way to the file of an entry; None where local has none."""
+        with self.parts.state.session() as session:
+            seen = session.local(id)
+            return None if seen is None else mounted_file(session, seen.state.place)
+
+    # -- placing ---------------------------------------------------------------
+
+    def place(
+        self,
+        actions: Sequence[Placing],
+        contents: Mapping[Digest, StagedContent],
+        following: Sequence[Placing],
+    ) -> Placed:
+        """Place one slice; the intents of the following one are noted with it."""
+        with self.parts.state.session() as session:
+            placed = self.applier.place(session, actions, contents)
+            session.forget_intents()
+            confirming.note_intents(session, following)
+        return placed
+
+    def sync_all(self) -> None:
+        """Make all of the mount durable."""
+        self.root.directory.sync_all()
+
+    def clear_staging(self) -> None:
+        """Remove all that is staged, while nobody stages anything."""
+        staging = self.root.own.staging
+        for name, _ in staging.list():
+            with suppress(FileNotFoundError):
+                staging.remove(name)
+
+    # -- facts -------------------------------------------------------------------
+
+    def change_facts(self, facts: MountFacts) -> None:
+        """Record other facts."""
+        with self.parts.state.session() as session:
+            session.set_facts(facts)
+        self.facts = facts
+
+    def read_facts(self) -> MountFacts:
+        """Return the facts as they are recorded."""
+        with self.parts.state.session() as session:
+            return session.facts()
+
+    def settle(self) -> tuple[tuple[Mark, ...], int, int]:
+        """Let go of what lingers; return where to look, and how many entries are dirty and known.
+
+        Called at the end of each cycle; costs nothing while nothing lingers.
+        """
+        marks = self.applier.let_go()
+        with self.parts.state.session() as session:
+            return marks, session.dirty_count(), session.base_count()
+
+    def finish_first_scan(self) -> tuple[Relabel, ...]:
+        """Recognise what a crash cut off between a swap and its record."""
+        with self.parts.state.session() as session:
+            return apply_intents(session, self.parts.watcher)
+
+    def make_sentinel(self, token: bytes) -> None:
+        """Make a name that the watcher tells of after all that happened before."""
+        self.root.own.sentinels.create(token).close()
+
+    def drop_sentinel(self, token: bytes) -> None:
+        """Remove it again."""
+        if self.root.own.sentinels.look(token) is not None:
+            self.root.own.sentinels.remove(token)
+
+    def dirty(self) -> set[EntryId]:
+        """Return the dirty entries."""
+        with self.parts.state.session() as session:
+            return set(session.dirty())
+
+
+def is_large(batch: Batch) -> bool:
+    """Tell whether a batch travels by itself."""
+    return any(
+        isinstance(change, PutFile) and change.content.size > LARGE_BYTES
+        for change in batch.changes
+    )
+
+
+def reads_of(results: Sequence[ReadResult]) -> tuple[Read, ...]:
+    """Return the files among the results that were read."""
+    return tuple(result for result in results if isinstance(result, Read))
+
+
+def needed(action: Placing) -> Content | None:
+    """Return the content that an action brings into the mount; None where it brings none."""
+    match action:
+        case Create(_, wanted):
+            return wanted.content
+        case Alter(_, expected, wanted):
+            return wanted.content if expected.substance != wanted.substance else None
+        case _:
+            return None
+
+
+def ids_of(action: Placing) -> set[EntryId]:
+    """Return the entries that an action changes."""
+    match action:
+        case Exchange(first, second):
+            return {first.id, second.id}
+        case _:
+            return {action.id}
+
+
+def _ids_of_plan(plan: Plan) -> frozenset[EntryId]:
+    found = {id for action in plan.placing for id in ids_of(action)}
+    found.update(change.id for unit in plan.sending for change in unit.changes)
+    return frozenset(found)
+
+
+def _paths(session: MountSession, action: Placing) -> Iterator[tuple[EntryId, RelPath]]:
+    match action:
+        case Create(id, wanted) | KeepCopy(id, _, _, wanted) | Alter(id, _, wanted):
+            yield id, path_wanted(session, wanted.place)
+        case Remove(id, expected):
+            yield id, path_at(session, expected.place)
+        case Exchange(first, second):
+            for half in (first, second):
+                yield half.id, path_wanted(session, half.wanted.place)
+        case SetAside():
+            pass
+        case _:
+            assert_never(action)
+
+
+def _slices(actions: Sequence[Placing]) -> Iterator[tuple[Placing, ...]]:
+    found: list[Placing] = []
+    size = 0
+    for action in actions:
+        content = needed(action)
+        weight = content.size if content is not None and content.size <= LARGE_BYTES else 0
+        if found and (len(found) >= SLICE_ACTIONS_MAX or size + weight > SLICE_BYTES_MAX):
+            yield tuple(found)
+            found, size = [], 0
+        found.append(action)
+        size += weight
+    if found:
+        yield tuple(found)
+
+
+def _ready(
+    session: MountSession, units: Sequence[Unit], busy: Collection[EntryId]
+) -> Iterator[Unit]:
+    """Yield the units that need nothing which is left out; large ones need their directory."""
+    left: set[EntryId] = set()
+    for unit in units:
+        ids = {change.id for change in unit.changes}
+        parents = {change.parent for change in unit.changes if not isinstance(change, Delete)}
+        is_waiting = any(id in busy for id in ids) or bool(left & (ids | parents))
+        if not is_waiting and any(_is_large(change) for change in unit.changes):
+            is_waiting = not all(_is_there(session, parent) for parent in parents)
+        if is_waiting:
+            left |= ids
+        else:
+            yield unit
+
+
+def _is_large(change: Change) -> bool:
+    return isinstance(change, PutFile) and change.content.size > LARGE_BYTES
+
+
+def _is_there(session: MountSession, directory: EntryId) -> bool:
+    if directory == ROOT_ID:
+        return True
+    known = session.remote(directory)
+    return known is not None and known.is_live
+
+
+def _mounted(
+    session: MountSession, changes: Sequence[Change]
+) -> Iterator[tuple[EntryId, MountedFile]]:
+    for change in changes:
+        if isinstance(change, PutFile) and change.content.size:
+            file = mounted_file(session, (change.parent, change.name))
+            if file is not None:
+                yield change.id, file
+
+
+def _locals(session: MountSession, units: Sequence[Unit]) -> Iterator[tuple[EntryId, State | None]]:
+    for unit in units:
+        for change in unit.changes:
+            seen = session.local(change.id)
+            yield change.id, None if seen is None else seen.state
+
+
+def _path_of(session: MountSession, change: Change) -> RelPath:
+    """Return the path of a change for people; that of a deleted entry is where it was."""
+    if not isinstance(change, Delete):
+        return path_at(session, (change.parent, change.name))
+    state = session.base(change.id)
+    return path_wanted(session, state.place) if state is not None else RelPath(())

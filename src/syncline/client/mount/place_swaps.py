@@ -1,0 +1,254 @@
+"""Swapping content in and out of a place, and looking at what came out.
+
+Each swap is one rename. What came out is judged by what local said of it: as it was seen, with
+nobody writing to it, it may go once the base is recorded; anything else is a user's (E2).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from syncline.client.mount.place_batch import Batch, Done
+from syncline.client.mount.place_displaced import (
+    KINDS,
+    Displaced,
+    Label,
+    conflict_names,
+    digest_at,
+    digest_of_file,
+    digest_of_state,
+    free_displaced_name,
+    move_out,
+)
+from syncline.client.mount.place_staging import Staged, Stager
+from syncline.core.entries import Kind
+from syncline.core.fingerprints import Seen
+from syncline.core.identity import EntryId
+from syncline.core.names import Name, escape
+from syncline.core.trees import State
+from syncline.ports.files import Directory, FileKind, Status, Writers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """The entry that leaves a place, and what local says of it."""
+
+    id: EntryId
+    seen: Seen
+
+
+def swap(
+    batch: Batch, stager: Stager, out: Out, id: EntryId, wanted: State, staged: Staged
+) -> bool:
+    """Put a staged thing in the place of a file or link, in one step; tell whether it was done.
+
+    `out.id` is `id` where an entry changes its content, else `out` is removed for it. Raises
+    OSError where nothing was done.
+    """
+    place = out.seen.state.place
+    [directory] = batch.open(place[0])
+    if not _is_ready(batch, directory, out):
+        batch.drop(place)
+        return False
+    own = batch.ground.own
+    label = Label(
+        out.id, digest_of_state(out.id, out.seen.state), digest_of_state(id, wanted), place
+    )
+    name = free_displaced_name(own.displaced, label)
+    # Under its new name before the swap: what the swap leaves there is told by it (D1).
+    own.staging.move(staged.name, own.displaced, name)
+    try:
+        own.displaced.exchange(name, directory, place[1])
+    except OSError:
+        own.displaced.move(name, own.staging, staged.name)
+        raise
+    stager.took(staged)
+    if _came_another_kind(own.displaced, name, out.seen.state.kind):
+        return _swap_back(batch, directory, label, name, staged, stager)
+    before = batch.before(out.id, id)
+    if out.id != id:
+        batch.record(out.id, None)
+    batch.record(id, batch.placed(directory, place[1], staged, wanted))
+    thing = _judged(batch, directory, name, label, out.seen)
+    if thing is None:
+        rescue(batch, directory, name, label)
+    undo = partial(_undo_swap, batch, directory, place[1], name, staged)
+    batch.finish(Done(before, (place[0],), undo, thing))
+    return True
+
+
+def _is_ready(batch: Batch, directory: Directory, out: Out) -> bool:
+    """Tell whether a place holds what local says, and make that durable.
+
+    Otherwise a power loss could tear it after it was swapped out, and it would look like a user's.
+    """
+    name = out.seen.state.name
+    if batch.found(directory, name, out.id, out.seen) is None:
+        return False
+    if batch.is_few and out.seen.state.kind is Kind.FILE:
+        # RACE: what this user may not read is not synced: a copy too many may come of it.
+        with suppress(PermissionError):
+            file = directory.open(name)
+            try:
+                file.sync()
+            finally:
+                file.close()
+    return True
+
+
+def _came_another_kind(displaced: Directory, name: bytes, kind: Kind) -> bool:
+    status = displaced.look(name)
+    return status is not None and KINDS.get(status.kind) is not kind
+
+
+def _swap_back(
+    batch: Batch,
+    directory: Directory,
+    label: Label,
+    name: bytes,
+    staged: Staged,
+    stager: Stager,
+) -> bool:
+    """Give a user back what he put there in the last instant; False, as nothing was done."""
+    own, place = batch.ground.own, label.place
+    batch.drop(place)
+    try:
+        own.displaced.exchange(name, directory, place[1])
+    except FileNotFoundError:
+        # He took away what was placed: his thing gets its name back.
+        rescue(batch, directory, name, replace(label, wanted=None))
+        return False
+    own.displaced.move(name, own.staging, staged.name)
+    stager.returned(staged)
+    return False
+
+
+def _undo_swap(
+    batch: Batch, directory: Directory, place_name: Name, name: bytes, staged: Staged
+) -> None:
+    """Take a placed file back out of a directory that left the mount, if nobody touched it."""
+    status = directory.look(place_name)
+    told = (staged.inode, staged.size, staged.mtime_ns)
+    if status is None or (status.inode, status.size, status.mtime_ns) != told:
+        raise OSError(errno.ESTALE, "it was changed since")
+    own = batch.ground.own
+    own.displaced.exchange(name, directory, place_name)
+    own.displaced.remove(name)
+
+
+def remove(batch: Batch, out: Out) -> bool:
+    """Take a file or link out of the mount; tell whether it was done. Raises OSError."""
+    state = out.seen.state
+    [directory] = batch.open(state.parent)
+    if not _is_ready(batch, directory, out):
+        batch.drop(state.place)
+        return False
+    displaced = batch.ground.own.displaced
+    label = Label(out.id, digest_of_state(out.id, state), None, state.place)
+    name = free_displaced_name(displaced, label)
+    directory.move(state.name, displaced, name)
+    thing = _judged(batch, directory, name, label, out.seen)
+    if thing is None:
+        rescue(batch, directory, name, label)
+        return False
+    before = batch.before(out.id)
+    batch.record(out.id, None)
+    undo = partial(displaced.move, name, directory, state.name)
+    batch.finish(Done(before, (state.parent,), undo, thing))
+    return True
+
+
+# -- what came out -------------------------------------------------------------
+
+
+def _judged(
+    batch: Batch, directory: Directory, name: bytes, label: Label, seen: Seen
+) -> Displaced | None:
+    """Return what to keep until it may go; None where it is not what local said."""
+    displaced = batch.ground.own.displaced
+    try:
+        status = displaced.look(name)
+        if status is None:
+            return None
+        thing = Displaced(
+            name,
+            label,
+            batch.parts(label.place[0]),
+            directory.status().inode,
+            status,
+            batch.ground.clock.monotonic_s(),
+            is_copied=status.inode in batch.copied,
+        )
+        if thing.is_copied:
+            return thing
+        if status.kind is FileKind.FILE:
+            return _judged_file(displaced, thing, seen)
+        is_expected = digest_at(displaced, name, status.kind, label.id) == label.expected
+        return replace(thing, is_idle=True) if is_expected else None
+    except OSError:
+        # E5: what cannot be looked at may be a user's.
+        return None
+
+
+def _judged_file(displaced: Directory, thing: Displaced, seen: Seen) -> Displaced | None:
+    try:
+        file = displaced.open(thing.name)
+    except PermissionError:
+        return thing if _is_as_seen(thing.status, seen) else None
+    try:
+        writers = file.hold()
+        now = file.status()
+        if not _is_as_seen(now, seen) and digest_of_file(file) != thing.label.expected:
+            return None
+        is_idle = writers is Writers.NONE and file.is_held()
+        return replace(thing, status=now, is_idle=is_idle)
+    finally:
+        file.close()
+
+
+def _is_as_seen(status: Status, seen: Seen) -> bool:
+    """Tell whether times prove that a file was renamed and nothing else."""
+    known = seen.fingerprint
+    if known is None or known.is_provisional:
+        return False
+    return (known.inode, known.size, known.mtime_ns) == (
+        status.inode,
+        status.size,
+        status.mtime_ns,
+    )
+
+
+def rescue(batch: Batch, directory: Directory, name: bytes, label: Label) -> None:
+    """Give a user's content a name in the mount: its own after a removal, else one beside it.
+
+    Where that fails it stays where it is, and is looked at again at the next start (D1).
+    """
+    displaced, place = batch.ground.own.displaced, label.place
+    try:
+        status = displaced.look(name)
+        if status is None:
+            return
+        digest = digest_at(displaced, name, status.kind, label.id)
+        names = conflict_names(
+            directory,
+            place[1],
+            batch.ground.replica,
+            digest,
+            lambda other: batch.session.child(place[0], other) is not None,
+        )
+        wish = place[1] if label.wanted is None else next(names)
+        found = move_out(displaced, name, directory, wish, names)
+    except OSError as error:
+        logger.warning("rescue failed name=%s error=%s", escape(name), error.strerror)
+        return
+    batch.touched.add(place[0])
+    batch.drop((place[0], found))
+    batch.drop(place)
+    if found != place[1]:
+        batch.rescued.append(batch.path((place[0], found)))

@@ -1,0 +1,188 @@
+"""A user acts before any file operation of a batch: what he saved is never lost (E2, G1, G9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import count
+from random import Random
+
+import pytest
+
+from tests.support.placing import PlacingWorld
+from tests.support.placing_scenes import SCENES, world_before
+from tests.support.simulation.disk import Operation
+from tests.support.simulation.user_side import User
+
+SAVED = b"what the user saved"
+PATHS = (b"x", b"y", b"d/f", b"d/g", b"n", b"d/n", b"l", b"e/f", b"t")
+
+UserAct = Callable[[User, bytes], None]
+
+
+def _overwrite(user: User, path: bytes) -> None:
+    user.read(path)
+    user.write(path, SAVED)
+
+
+def _append(user: User, path: bytes) -> None:
+    user.read(path)
+    writer = user.open_writer(path)
+    try:
+        writer.write(SAVED)
+        writer.truncate(len(SAVED))
+    finally:
+        writer.close()
+
+
+def _save(user: User, path: bytes) -> None:
+    user.save(path, SAVED)
+
+
+def _create(user: User, path: bytes) -> None:
+    if user.exists(path):
+        raise FileExistsError
+    user.write(path, SAVED)
+
+
+def _delete(user: User, path: bytes) -> None:
+    user.unlink(path)
+
+
+def _rename(user: User, path: bytes) -> None:
+    user.rename(path, b"renamed by the user")
+
+
+def _replace_by_directory(user: User, path: bytes) -> None:
+    user.unlink(path)
+    user.mkdir(path)
+    user.write(path + b"/inside", SAVED)
+
+
+def _replace_by_link(user: User, path: bytes) -> None:
+    user.unlink(path)
+    user.symlink(path, b"/etc/passwd")
+
+
+def _chmod(user: User, path: bytes) -> None:
+    user.chmod(path, 0o600)
+
+
+ACTS: Mapping[str, UserAct] = {
+    "overwrite": _overwrite,
+    "write in place": _append,
+    "save": _save,
+    "create": _create,
+    "delete": _delete,
+    "rename": _rename,
+    "replace by directory": _replace_by_directory,
+    "replace by link": _replace_by_link,
+    "chmod": _chmod,
+}
+
+SAVING = frozenset({_overwrite, _append, _save, _create, _replace_by_directory})
+
+
+def given_up(user: User, path: bytes) -> set[bytes]:
+    """Return what is at a path: what an act there may overwrite."""
+    with suppress(OSError):
+        return {user.read(path)}
+    return set()
+
+
+def run(name: str, act: UserAct, path: bytes, number: int) -> bool:
+    """Let the user act before one operation; tell whether it came that far."""
+    world = world_before(SCENES[name])
+    plan = world.plan()
+    wanted_before = remote_contents(world)
+    gone: set[bytes] = set()
+    has_acted = False
+    is_done = False
+
+    def at(each: int, operation: Operation) -> None:
+        nonlocal has_acted, is_done
+        if each == number:
+            has_acted = True
+            before = given_up(world.user, path)
+            with suppress(OSError):
+                act(world.user, path)
+                is_done = True
+            gone.update(before - given_up(world.user, path))
+
+    with world.before_each(at):
+        world.place(plan.placing)
+    if not has_acted:
+        return False
+    saved = is_done and act in SAVING
+    world.rest()
+    world.check_equal()
+    there = set(world.paths().values())
+    assert remote_contents(world) <= there
+    if saved:
+        assert SAVED in there, "what the user saved is lost"
+    lost = wanted_before - there - gone
+    assert not lost, lost
+    return True
+
+
+def remote_contents(world: PlacingWorld) -> set[bytes]:
+    return {
+        world.contents[state.content.digest]
+        for state in world.server.live().values()
+        if state.content is not None
+    }
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_what_a_user_does_meanwhile_is_kept(name: str) -> None:
+    """Some of the moments; `run` with any other is as good."""
+    random = Random(name)
+    for act in ACTS.values():
+        for path in random.sample(PATHS, 4):
+            run(name, act, path, random.randrange(50))
+
+
+def test_what_is_saved_at_any_moment_of_a_swap_is_kept() -> None:
+    for act in (_overwrite, _append, _save):
+        for number in count():
+            if not run("edit", act, b"x", number):
+                assert number > 20
+                break
+
+
+@pytest.mark.parametrize("name", ["create", "edit", "move and edit", "rotate", "remove tree"])
+def test_what_is_done_in_a_directory_that_is_moved_out_is_undone(name: str) -> None:
+    undone = 0
+    for number in count():
+        world = world_before(SCENES[name])
+        plan = world.plan()
+        outside = User(world.disk, b"outside")
+        before = contents_of(User(world.disk, b"mount/d"))
+        taken: dict[bytes, bytes] = {}
+
+        def at(
+            each: int,
+            operation: Operation,
+            number: int = number,
+            world: PlacingWorld = world,
+            taken: dict[bytes, bytes] = taken,
+        ) -> None:
+            if each == number:
+                User(world.disk).rename(b"mount/d", b"outside/d")
+                taken.update(contents_of(User(world.disk, b"outside/d")))
+
+        with world.before_each(at):
+            world.place(plan.placing)
+        if not outside.exists(b"d"):
+            break
+        after = contents_of(User(world.disk, b"outside/d"))
+        # RACE: after the last look nothing can be undone; then all was done before.
+        assert after in (before, taken)
+        undone += after == before != taken
+        world.rest()
+        world.check_equal()
+    assert undone > 0
+
+
+def contents_of(user: User) -> dict[bytes, bytes]:
+    return {path: node.content for path, node in user.tree().items()}
