@@ -16,6 +16,10 @@ from syncline.cli.main import group
 
 COMMANDS = [
     ["serve"],
+    ["mount"],
+    ["status"],
+    ["wait"],
+    ["resume"],
     ["store"],
     ["fetch"],
     ["delete"],
@@ -26,7 +30,7 @@ COMMANDS = [
     ["server", "rebuild"],
     ["server", "verify"],
 ]
-CLIENT_COMMANDS = [["store"], ["fetch"], ["delete"], ["list"], ["stat"], ["watch"]]
+CLIENT_COMMANDS = [["mount"], ["store"], ["fetch"], ["delete"], ["list"], ["stat"], ["watch"]]
 
 HEAVY = ["asyncio", "blake3", "grpc", "google", "logging", "platformdirs", "rich", "sqlite3"]
 HEAVY += ["tomllib", "syncline.client", "syncline.compose", "syncline.core", "syncline.rpc"]
@@ -114,6 +118,12 @@ class TestUsage:
             (("stat", "a/../b"), b"'..' is not a valid name"),
             (("list", ".syncline/x"), b"is reserved"),
             (("serve", "--listen", "0.0.0.0:1"), b"--insecure if you trust"),
+            (("mount",), b"syncline: Missing argument 'DIR'; 'syncline mount --help' shows"),
+            (("mount", "a", "--once", "--dry-run"), b"--once and --dry-run exclude each other"),
+            (("mount", "a", "--mode", "both"), b"syncline: --mode: 'both' is not one of two-way"),
+            (("mount", "a", "--name", "a\nb"), b"syncline: --name: "),
+            (("wait", "--timeout", "0"), b"'0' is not a number of seconds above 0"),
+            (("status", b"no\xffsuch"), b""),
             (("server", "verify", "--data", "/none"), b""),
         ],
     )

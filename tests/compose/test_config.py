@@ -12,15 +12,19 @@ from syncline.compose.config import (
     Address,
     ClientConfig,
     ClientFlags,
+    MountConfig,
+    MountFlags,
     ServeConfig,
     ServeFlags,
     default_data,
     load_client,
     load_data,
+    load_mount,
     load_serve,
     parse_address,
     parse_volume,
 )
+from syncline.core.trees import Mode
 from syncline.errors import Invalid
 from syncline.server.limits import Limits
 
@@ -105,6 +109,44 @@ class TestSources:
     def test_a_wrong_variable_that_a_flag_overrides_is_no_problem(self) -> None:
         environ = {"SYNCLINE_SERVER": "nowhere"}
         assert load_client(environ, ClientFlags(server="a:1")).server == "a:1"
+
+
+class TestMount:
+    def test_nothing_said_gives_the_defaults(self) -> None:
+        config = load_mount({}, ClientFlags(), MountFlags(b"work"))
+        assert config == MountConfig(b"work", ClientConfig(), Mode.TWO_WAY, None)
+
+    def test_environment_goes_before_file_and_flag_before_both(self, home: Path) -> None:
+        file = write(home / "c.toml", '[client]\nname = "file"\n[mount]\nmode = "send-only"\n')
+        named = ClientFlags(config=file)
+        assert load_mount({}, named, MountFlags(b"d")).mode is Mode.SEND_ONLY
+        environ = {"SYNCLINE_MODE": "two-way", "SYNCLINE_NAME": "environ"}
+        assert load_mount(environ, named, MountFlags(b"d")).mode is Mode.TWO_WAY
+        assert load_mount(environ, named, MountFlags(b"d")).client.name == "environ"
+        flags = ClientFlags(config=file, name="flag", volume="v")
+        config = load_mount(environ, flags, MountFlags(b"d", "receive-only", home))
+        assert config == MountConfig(
+            b"d", ClientConfig(volume="v", name="flag"), Mode.RECEIVE_ONLY, home
+        )
+
+    def test_all_problems_are_told_together(self, home: Path) -> None:
+        file = write(home / "c.toml", '[mount]\nmode = 3\nstate = "/x"\n')
+        with pytest.raises(Invalid) as error:
+            load_mount(
+                {},
+                ClientFlags(config=file, server="nowhere", name=""),
+                MountFlags(b"d", "both-ways"),
+            )
+        told = problems(error)
+        expected = [
+            f"{file}: mount.mode: '3' is not one of two-way, send-only, receive-only",
+            f"{file}: 'mount.state' is not a known key",
+            "--server: 'nowhere' is not HOST:PORT",
+            "--name: '' is not a name of 1 to 128",
+            "--mode: 'both-ways' is not one of two-way, send-only, receive-only",
+        ]
+        assert len(told) == len(expected)
+        assert all(each in "\n".join(told) for each in expected)
 
 
 class TestProblems:
@@ -250,13 +292,16 @@ class TestExample:
     def test_it_equals_the_defaults(self) -> None:
         assert load_client({}, ClientFlags(config=EXAMPLE)) == ClientConfig()
         assert load_serve({}, ServeFlags(config=EXAMPLE)) == ServeConfig()
+        mounted = load_mount({}, ClientFlags(config=EXAMPLE), MountFlags(b"d"))
+        assert mounted == MountConfig(b"d")
 
     def test_it_has_every_key_and_those_that_are_commented_out_are_real(self, home: Path) -> None:
         text = re.sub(r"(?m)^#(\w+ = )", r"\1", EXAMPLE.read_text("utf-8"))
         keys = re.findall(r"(?m)^(\w+) = ", text)
         limits = [field.name for field in fields(Limits)]
-        whole = ["server", "volume", "timeout_s", "name", "data", "listen", "volume", "insecure"]
-        assert sorted(keys) == sorted([*whole, *limits])
+        client = ["server", "volume", "timeout_s", "name", "mode"]
+        server = ["data", "listen", "volume", "insecure"]
+        assert sorted(keys) == sorted([*client, *server, *limits])
         file = write(home / "c.toml", text)
         assert load_client({}, ClientFlags(config=file)).name == "anna@laptop"
         assert load_serve({}, ServeFlags(config=file)).data == Path("/srv/syncline")

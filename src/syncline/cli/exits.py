@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     IN_USE = 16
     OVER_LIMIT = 17
     CURSOR_EXPIRED = 18
+    HALTED = 19
     INTERRUPTED = 130
     PIPE_CLOSED = 141
     TERMINATED = 143

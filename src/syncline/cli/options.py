@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 REVISION_MAX = 2**63 - 1
+WAIT_S_MAX = 365 * 86_400.0
 
 
 def raw_path(value: str | bytes) -> bytes:
@@ -27,6 +28,17 @@ def revision_number(value: str | int) -> int:
     if not 0 <= number <= REVISION_MAX:
         raise click.BadParameter(f"'{value}' is not the number of a revision, like 12")
     return number
+
+
+def wait_seconds(value: str | float) -> float:
+    """Return an argument as a number of seconds to wait."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= WAIT_S_MAX:
+        raise click.BadParameter(f"'{value}' is not a number of seconds above 0, like 10 or 0.5")
+    return seconds
 
 
 FILE_PATH = click.Path(path_type=Path)
@@ -79,6 +91,12 @@ def client_options(command: Callable[..., int]) -> Callable[..., int]:
     ):
         wrapped = add(wrapped)
     return wrapped
+
+
+def mount_command_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options of a command that asks a running mount."""
+    add = click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
+    return add(verbose_option(command))
 
 
 def config_option(command: Callable[..., int]) -> Callable[..., int]:

@@ -66,6 +66,11 @@ class Output:
             self._bar = None
             bar.stop()
 
+    @property
+    def is_live(self) -> bool:
+        """Tell whether somebody looks at stdout, so that a picture may be drawn there."""
+        return not self.is_json and sys.stdout is not None and sys.stdout.isatty()
+
     def line(self, text: str) -> None:
         """Say a line to a person."""
         if self._bar is not None and self._is_line_above_bar:

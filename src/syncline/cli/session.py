@@ -50,13 +50,32 @@ def run_client(options: ClientOptions, body: Body) -> int:
         session = Session(load_client(os.environ, flags), output)
         return run_stoppable(lambda: body(session), output)
     except SynclineError as error:
-        output.failure(error)
-        if output.is_json:
-            output.record({"result": "failed", "error": error_record(error)})
-        return exit_code(error)
+        return fail(error, output)
 
 
-def run_stoppable(main: Callable[[], Coroutine[object, object, ExitCode]], output: Output) -> int:
+def run_plain(body: Callable[[Output], ExitCode], verbosity: int, *, is_json: bool) -> int:
+    """Run a command that needs no event loop; return the exit code."""
+    start_log(logging.WARNING, verbosity)
+    output = Output(is_json=is_json)
+    try:
+        return body(output)
+    except SynclineError as error:
+        return fail(error, output)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def fail(error: SynclineError, output: Output) -> ExitCode:
+    """Say why a whole command failed; return the exit code."""
+    output.failure(error)
+    if output.is_json:
+        output.record({"result": "failed", "error": error_record(error)})
+    return exit_code(error)
+
+
+def run_stoppable(
+    main: Callable[[], Coroutine[object, object, ExitCode]], output: Output
+) -> ExitCode:
     """Run `main`; SIGINT, SIGTERM and a closed output cancel it and decide the exit code."""
     stops: list[ExitCode] = []
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
 from syncline.core.names import escape
+from syncline.core.trees import Mode
 from syncline.errors import Invalid
 from syncline.server.limits import Limits
 
@@ -129,14 +130,34 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MountConfig:
+    """What a mount needs; `directory` is as the user wrote it.
+
+    `state` is where the user wants what the mount remembers; None: where it was before, or in a
+    place of its own (`syncline.compose.mount_places`).
+    """
+
+    directory: bytes
+    client: ClientConfig = field(default_factory=ClientConfig)
+    mode: Mode = Mode.TWO_WAY
+    state: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """What a server needs; `is_insecure` allows an address that others can reach."""
+    """What a server needs; `is_insecure` allows an address that others can reach.
+
+    `mount` is a directory that the server itself keeps equal to the volume, and `name` that of its
+    replica; None: it has no such directory.
+    """
 
     data: Path = field(default_factory=default_data)
     listen: str = LISTEN_DEFAULT
     volume: str = VOLUME_DEFAULT
     is_insecure: bool = False
     limits: Limits = field(default_factory=Limits)
+    mount: Path | None = None
+    name: str = field(default_factory=default_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +168,16 @@ class ClientFlags:
     server: str | None = None
     volume: str | None = None
     timeout_s: float | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MountFlags:
+    """What the command line of a mount says besides; None where it says nothing."""
+
+    directory: bytes
+    mode: str | None = None
+    state: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +189,40 @@ class ServeFlags:
     listen: str | None = None
     volume: str | None = None
     is_insecure: bool | None = None
+    mount: Path | None = None
 
 
 def load_client(environ: Mapping[str, str], flags: ClientFlags) -> ClientConfig:
     """Return the configuration of a command; raise one Invalid with all problems (F1)."""
     reader = _Reader(environ, flags.config)
-    default = ClientConfig()
-    config = ClientConfig(
-        server=reader.get(_SERVER, flags.server, default.server),
-        volume=reader.get(_CLIENT_VOLUME, flags.volume, default.volume),
-        timeout_s=reader.get(_TIMEOUT, flags.timeout_s, default.timeout_s),
-        name=reader.get(_NAME, None, default.name),
+    config = _client(reader, flags)
+    reader.finish()
+    return config
+
+
+def load_mount(
+    environ: Mapping[str, str], flags: ClientFlags, mount_flags: MountFlags
+) -> MountConfig:
+    """Return the configuration of a mount; raise one Invalid with all problems (F1)."""
+    reader = _Reader(environ, flags.config)
+    config = MountConfig(
+        directory=mount_flags.directory,
+        client=_client(reader, flags),
+        mode=reader.get(_MODE, mount_flags.mode, Mode.TWO_WAY),
+        state=mount_flags.state,
     )
     reader.finish()
     return config
+
+
+def _client(reader: _Reader, flags: ClientFlags) -> ClientConfig:
+    default = ClientConfig()
+    return ClientConfig(
+        server=reader.get(_SERVER, flags.server, default.server),
+        volume=reader.get(_CLIENT_VOLUME, flags.volume, default.volume),
+        timeout_s=reader.get(_TIMEOUT, flags.timeout_s, default.timeout_s),
+        name=reader.get(_NAME, flags.name, default.name),
+    )
 
 
 def load_serve(environ: Mapping[str, str], flags: ServeFlags) -> ServeConfig:
@@ -184,6 +235,8 @@ def load_serve(environ: Mapping[str, str], flags: ServeFlags) -> ServeConfig:
         volume=reader.get(_SERVER_VOLUME, flags.volume, default.volume),
         is_insecure=reader.get(_INSECURE, flags.is_insecure, default.is_insecure),
         limits=reader.limits(),
+        mount=reader.get(_SERVER_MOUNT, flags.mount, None),
+        name=reader.get(_NAME, None, default.name),
     )
     if not config.is_insecure and not parse_address(config.listen, is_any_port_ok=True).is_loopback:
         reader.problems.append(
@@ -255,6 +308,13 @@ def _count(value: object) -> int:
     return value
 
 
+def _mode(value: object) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        _refuse(value, f"is not one of {', '.join(mode.value for mode in Mode)}")
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         _refuse(value, "is not true or false")
@@ -297,9 +357,13 @@ _SERVER = _Setting("client", "server", "SYNCLINE_SERVER", "--server", _address)
 _CLIENT_VOLUME = _Setting("client", "volume", "SYNCLINE_VOLUME", "--volume", _volume)
 _TIMEOUT = _Setting("client", "timeout_s", "SYNCLINE_TIMEOUT", "--timeout", _seconds, _number)
 _NAME = _Setting("client", "name", "SYNCLINE_NAME", "--name", _name)
+_MODE = _Setting("mount", "mode", "SYNCLINE_MODE", "--mode", _mode)
 _DATA = _Setting("server", "data", "SYNCLINE_DATA", "--data", _directory, Path)
 _LISTEN = _Setting("server", "listen", "SYNCLINE_LISTEN", "--listen", _listen)
 _SERVER_VOLUME = _Setting("server", "volume", "SYNCLINE_VOLUME", "--volume", _volume)
+_SERVER_MOUNT: _Setting[Path | None] = _Setting(
+    "server", "mount", "SYNCLINE_MOUNT", "--mount", _directory, Path
+)
 _INSECURE = _Setting("server", "insecure", "", "--insecure", _switch)
 # The keys of limits are the server's own fields: a new limit can be configured without a word here.
 _LIMITS: tuple[_Setting[int | float], ...] = tuple(
@@ -309,8 +373,8 @@ _LIMITS: tuple[_Setting[int | float], ...] = tuple(
     for key in fields(Limits)
 )
 _SETTINGS: tuple[_Setting[object], ...] = (
-    *(_SERVER, _CLIENT_VOLUME, _TIMEOUT, _NAME),
-    *(_DATA, _LISTEN, _SERVER_VOLUME, _INSECURE),
+    *(_SERVER, _CLIENT_VOLUME, _TIMEOUT, _NAME, _MODE),
+    *(_DATA, _LISTEN, _SERVER_VOLUME, _INSECURE, _SERVER_MOUNT),
     *_LIMITS,
 )
 
