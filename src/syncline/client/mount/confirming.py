@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from syncline.core.changes import Change
-from syncline.core.identity import EntryId, OpId
 from syncline.core.plans import (
     Alter,
     Confirm,
@@ -23,7 +21,6 @@ from syncline.core.plans import (
     Remove,
     SetAside,
 )
-from syncline.core.trees import State
 from syncline.ports.mount_state import MountSession
 from syncline.ports.watcher import Watcher
 
@@ -46,20 +43,6 @@ def carry_confirms(session: MountSession, confirms: Iterable[Confirm]) -> None:
     """Move the base to what both sides have."""
     for confirm in confirms:
         session.set_base(confirm.id, confirm.base)
-
-
-def note_sending(session: MountSession, op: OpId, changes: Iterable[Change]) -> None:
-    """Note what is local now of each entry that a STORE changes, before it is sent.
-
-    It is the local half of the base when the commit comes on the feed, whatever the user does in
-    between; None for an entry that is not there.
-    """
-    session.note_sent(op, {change.id: _local(session, change.id) for change in changes})
-
-
-def _local(session: MountSession, id: EntryId) -> State | None:
-    seen = session.local(id)
-    return None if seen is None else seen.state
 
 
 def note_intents(session: MountSession, actions: Iterable[Placing]) -> None:

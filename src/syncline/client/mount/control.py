@@ -122,7 +122,10 @@ class MountSupervisor:
             phases = await self._lanes.thread.run(Phases, self._parts, root)
             engine = Engine(phases, self._lanes, self._connect, self._news, backoff=self._backoff)
             self._engine = engine
-            await engine.run()
+            try:
+                await engine.run()
+            finally:
+                engine.goals.finish_all(WaitEnd.STOPPED)
         finally:
             self._engine = None
             root.close()

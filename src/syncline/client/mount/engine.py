@@ -202,11 +202,11 @@ class Engine:
     async def _pause(self) -> None:
         """Wait for something to do."""
         now_s = self._now_s()
-        due = [self._next_scan_s(), self._retry_s, self._replan_s()]
-        if self._reading < READINGS_MAX:
-            due.append(self.marks.next_s())
-        if self._is_scan_cut and self._reading < READINGS_MAX:
-            due.append(now_s)
+        due: list[float | None] = []
+        if self.halt is None:
+            due += [self._next_scan_s(), self._retry_s, self._replan_s()]
+            if self._reading < READINGS_MAX:
+                due += [self.marks.next_s(), now_s if self._is_scan_cut else None]
         if self.phases.applier.is_lingering:
             due.append(now_s + LINGER_LOOK_S)
         next_s = min((each for each in due if each is not None), default=None)
@@ -218,7 +218,7 @@ class Engine:
         self._wake.clear()
 
     def _next_scan_s(self) -> float | None:
-        if self.halt is not None or self._is_scan_cut:
+        if self._is_scan_cut:
             return None
         if self._is_scan_due:
             return self._now_s()
@@ -246,7 +246,7 @@ class Engine:
             if self.halt is None:
                 await self._observe()
                 if self._retry_s is not None and self._retry_s <= self._now_s():
-                    self._needs_plan = True
+                    self._needs_plan, self._retry_s = True, None
                 replan_s = self._replan_s()
                 if replan_s is not None and replan_s <= self._now_s():
                     await self._plan_and_act()
@@ -372,6 +372,9 @@ class Engine:
             await self._thread(self.phases.drop_sentinel, goal.token)
         if noticed.is_overflown or self.marks.is_too_many:
             logger.warning("watch_overflow looking_at=everything")
+            self._is_scan_due = True
+        scan_s = self._next_scan_s()
+        if scan_s is not None and scan_s <= now_s:
             self._is_scan_due = True
         if self._results:
             results, self._results = self._results, []
@@ -631,6 +634,7 @@ class Engine:
 
     async def pull(self, halt: Halt) -> None:
         """Pull the brakes; a root that is not the known one ends the engine."""
+        self.goals.finish_all(WaitEnd.HALTED)
         if halt.reason in ROOT_REASONS:
             raise RootLost(halt)
         if self.halt != halt:

@@ -43,7 +43,7 @@ def volume_halt(facts: ServerFacts) -> Halt:
 
 def release(session: MountSession, reason: HaltReason) -> None:
     """Record that a human wants to go on."""
-    facts = replace(session.facts(), halt=None)
+    facts = session.facts()
     match reason:
         case HaltReason.ROOT_EMPTIED | HaltReason.MASS_DELETE | HaltReason.MASS_REMOVAL:
             session.set_facts(replace(facts, consent=Consent.DELETES))
@@ -54,7 +54,8 @@ def release(session: MountSession, reason: HaltReason) -> None:
             session.forget_server()
             session.set_facts(_as_new(facts))
         case HaltReason.ROOT_MISSING | HaltReason.ROOT_OTHER_TYPE:
-            session.set_facts(facts)
+            # The root is looked at again, and nothing else is to be done.
+            pass
         case _:
             assert_never(reason)
 

@@ -261,7 +261,7 @@ class Phases:
             facts = session.facts()
             confirming.carry_relabels(session, plan.relabels, self.parts.watcher)
             confirming.carry_confirms(session, plan.confirms)
-            actions = [action for action in plan.placing if not ids_of(action) & set(busy)]
+            actions = list(_possible(plan.placing, busy))
             slices = tuple(_slices(actions))
             if slices:
                 session.forget_intents()
@@ -471,17 +471,36 @@ def _paths(session: MountSession, action: Placing) -> Iterator[tuple[EntryId, Re
             assert_never(action)
 
 
+def _possible(actions: Sequence[Placing], busy: Collection[EntryId]) -> Iterator[Placing]:
+    """Return the actions whose entries are not busy; a copy and its source go together (I3)."""
+    left = set(busy)
+    for action in actions:
+        if isinstance(action, KeepCopy) and left & {action.id, action.source}:
+            left |= {action.id, action.source}
+    return (action for action in actions if not ids_of(action) & left)
+
+
 def _slices(actions: Sequence[Placing]) -> Iterator[tuple[Placing, ...]]:
+    """Cut actions into slices; an entry that is copied or set aside is in one with its change."""
     found: list[Placing] = []
     size = 0
+    waiting: set[EntryId] = set()
     for action in actions:
         content = needed(action)
         weight = content.size if content is not None and content.size <= LARGE_BYTES else 0
-        if found and (len(found) >= SLICE_ACTIONS_MAX or size + weight > SLICE_BYTES_MAX):
+        is_full = len(found) >= SLICE_ACTIONS_MAX or size + weight > SLICE_BYTES_MAX
+        if found and not waiting and is_full:
             yield tuple(found)
             found, size = [], 0
         found.append(action)
         size += weight
+        match action:
+            case KeepCopy(_, source):
+                waiting.add(source)
+            case SetAside(id):
+                waiting.add(id)
+            case _:
+                waiting -= ids_of(action)
     if found:
         yield tuple(found)
 

@@ -36,9 +36,10 @@ from syncline.client.mount.place_staging import Staged, Stager
 from syncline.client.mount.place_swaps import Out, remove, swap
 from syncline.client.mount.staged_content import StagedContent
 from syncline.client.mount.walker import Walker
+from syncline.core.conflict_names import conflict_name, losing_digest
 from syncline.core.entries import Kind
-from syncline.core.identity import Digest, EntryId
-from syncline.core.names import RelPath
+from syncline.core.identity import ROOT_ID, Digest, EntryId
+from syncline.core.names import Name, RelPath
 from syncline.core.plans import (
     Alter,
     Create,
@@ -182,6 +183,7 @@ class _Work:
     lacking: tuple[EntryId, ...] = ()
     _staged: dict[EntryId, Staged] = field(default_factory=dict)
     _settled: set[EntryId] = field(default_factory=set)
+    _copied: set[EntryId] = field(default_factory=set)
 
     def carry_out(self, actions: Sequence[Placing]) -> None:
         self.lacking = tuple(
@@ -257,8 +259,11 @@ class _Work:
         match action:
             case Create(id, wanted):
                 return create(batch, self.stager, id, wanted, self._staged.get(id))
-            case KeepCopy():
-                return keep_copy(batch, self.stager, action)
+            case KeepCopy(_, source):
+                is_done = keep_copy(batch, self.stager, action)
+                if is_done:
+                    self._copied.add(source)
+                return is_done
             case Alter():
                 return self._alter(action)
             case Exchange():
@@ -283,11 +288,39 @@ class _Work:
             if seen is None:
                 return False
         if seen.state.substance != wanted.substance:
+            if not self._is_kept(id, seen.state, wanted):
+                self.batch.drop(seen.state.place)
+                return False
             out = Out(id, seen)
             return swap(self.batch, self.stager, out, id, wanted, self._staged[id])
         if (seen.state.mode, seen.state.mtime_ns) != (wanted.mode, wanted.mtime_ns):
             return set_attributes(self.batch, id, seen, wanted)
         return True
+
+    def _is_kept(self, id: EntryId, local: State, wanted: State) -> bool:
+        """Tell whether what an entry has is known to the server, or has a second name (P2).
+
+        A plan says so; but the part of it that makes the second name may have failed.
+        """
+        base = self.batch.session.base(id)
+        if id in self._copied or (base is not None and base.substance == local.substance):
+            return True
+        # After a crash the second name may be there already, and is no part of the plan then.
+        return any(self._has_copy(place, local) for place in (local.place, wanted.place))
+
+    def _has_copy(self, place: Place, local: State) -> bool:
+        session = self.batch.session
+        found: list[bool] = []
+
+        def is_taken(name: Name) -> bool:
+            there = session.child(place[0], name)
+            seen = None if there is None else session.local(there)
+            found.append(seen is not None and seen.state.substance == local.substance)
+            return seen is not None and not found[-1]
+
+        digest = losing_digest(ROOT_ID, local)
+        conflict_name(place[1], self.batch.ground.replica, digest, is_taken)
+        return any(found)
 
     def _remove(self, action: Remove, heir: Create | None) -> bool:
         seen = self.batch.expected(action.id, action.expected)

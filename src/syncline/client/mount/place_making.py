@@ -6,7 +6,7 @@ import errno
 from dataclasses import replace
 from functools import partial
 
-from syncline.client.mount.place_batch import Batch, Done, born_of, fingerprint
+from syncline.client.mount.place_batch import Batch, Done, aside_file, born_of, fingerprint
 from syncline.client.mount.place_displaced import digest_of_state, is_same_content
 from syncline.client.mount.place_staging import Staged, Stager
 from syncline.core.entries import Kind
@@ -76,22 +76,28 @@ def keep_copy(batch: Batch, stager: Stager, action: KeepCopy) -> bool:
     id, wanted = action.id, action.wanted
     seen = batch.expected(action.source, action.expected)
     is_free = batch.session.local(id) is None and batch.is_free(wanted.place)
-    if seen is None or not is_free or action.source in batch.aside:
+    if seen is None or not is_free:
         batch.drop(action.expected.place, wanted.place)
         return False
     origin = seen.state.place
-    source, target = batch.open(origin[0], wanted.parent)
-    status = batch.found(source, origin[1], action.source, seen)
+    if action.source in batch.aside:
+        # The copy takes the place of its source, which is out of it already.
+        [target] = batch.open(wanted.parent)
+        source, name = batch.ground.own.aside, Name(aside_file(action.source))
+    else:
+        source, target = batch.open(origin[0], wanted.parent)
+        name = origin[1]
+    status = batch.found(source, name, action.source, seen)
     if status is None:
         batch.drop(origin)
         return False
     try:
-        source.link(origin[1], target, wanted.name)
+        source.link(name, target, wanted.name)
     except OSError as error:
         if error.errno not in _LINKLESS:
             raise
-        return _copy(batch, stager, action, source, seen)
-    _record_link(batch, action, source, seen, status, target)
+        return _copy(batch, stager, action, source, name, seen)
+    _record_link(batch, action, source, name, seen, status, target)
     return True
 
 
@@ -99,12 +105,13 @@ def _record_link(
     batch: Batch,
     action: KeepCopy,
     source: Directory,
+    name: Name,
     seen: Seen,
     status: Status,
     target: Directory,
 ) -> None:
     origin, wanted = seen.state.place, action.wanted
-    now = source.look(origin[1])
+    now = source.look(name)
     before = batch.before(action.id, action.source)
     known = seen.fingerprint
     copied: Seen = Seen(wanted)
@@ -116,7 +123,7 @@ def _record_link(
         copied = Seen(wanted, known)
         batch.copied.add(now.inode)
     batch.record(action.id, copied)
-    undo = partial(_undo_copy, source, origin[1], target, wanted.name)
+    undo = partial(_undo_copy, source, name, target, wanted.name)
     batch.finish(Done(before, (origin[0], wanted.parent), undo))
 
 
@@ -128,13 +135,15 @@ def _undo_copy(source: Directory, name: Name, target: Directory, target_name: Na
     target.remove(target_name)
 
 
-def _copy(batch: Batch, stager: Stager, action: KeepCopy, source: Directory, seen: Seen) -> bool:
+def _copy(
+    batch: Batch, stager: Stager, action: KeepCopy, source: Directory, name: Name, seen: Seen
+) -> bool:
     """Copy what an entry has, where the file system gives no second names."""
     wanted = replace(action.wanted, mode=seen.state.mode, mtime_ns=seen.state.mtime_ns)
     if wanted.kind is Kind.LINK:
         staged, kind = stager.stage_link(wanted), FileKind.LINK
     else:
-        file = source.open(seen.state.name)
+        file = source.open(name)
         try:
             staged, kind = stager.stage_copy(file, wanted), FileKind.FILE
         finally:

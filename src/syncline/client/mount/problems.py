@@ -31,14 +31,15 @@ def plan_problems(
 
 
 def exceptions_shown(session: MountSession) -> tuple[MountProblem, ...]:
-    """Return what in the mount is not synced, by its nature or because it could not be read."""
+    """Return what in the mount is not synced, by its nature or because it could not be read.
+
+    What is ignored costs nothing: there may be very much of it, and this is asked in each cycle.
+    """
     found = [
         MountProblem(path_at(session, place), obstacle.reason.value, obstacle.detail)
-        for place, obstacle in session.obstacles().items()
-        if obstacle.reason is not ObstacleReason.IGNORED
+        for place, obstacle in session.obstacles_not_ignored().items()
     ]
-    for id, held in session.held().items():
-        if not held.is_ignored:
-            path = RelPath(parts_of(session, id) or ())
-            found.append(MountProblem(path, ProblemCode.UNREAD.value, held.detail))
+    for id, held in session.held_unread().items():
+        path = RelPath(parts_of(session, id) or ())
+        found.append(MountProblem(path, ProblemCode.UNREAD.value, held.detail))
     return tuple(sorted(found, key=lambda problem: problem.path.parts))

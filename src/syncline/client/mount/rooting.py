@@ -13,7 +13,7 @@ from syncline.client.mount.own_directory import OwnDirectory, open_own, write_ma
 from syncline.core.safety import Halt, Limits, RootIdentity, check_root
 from syncline.errors import LocalFailure
 from syncline.ports.files import Directory, Files
-from syncline.ports.mount_state import MountFacts, MountState
+from syncline.ports.mount_state import Consent, MountFacts, MountState
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def open_root(files: Files, state: MountState, limits: Limits) -> Root | Halt:
     """
     with state.session() as session:
         facts = session.facts()
-        entries = session.base_count()
+        entries = 0 if facts.consent is Consent.DELETES else session.base_count()
     if facts.root is not None:
         halt = check(files, facts.root, entries, limits)
         if halt is not None:

@@ -32,7 +32,7 @@ def closed_view(session: MountSession, seed: bytes, *, has_case: bool = True) ->
     """Return the view that a plan for this mount needs; `seed` and `has_case` as in core.
 
     Costs a few look-ups for each dirty entry and for its ancestors, and a listing of each directory
-    that C2 and C3 name. Held entries that are in sync cost nothing but `session.held`.
+    that C2 and C3 name. Held entries that are in sync cost nothing.
     """
     return _Closing(session).view(seed, has_case=has_case)
 
@@ -182,10 +182,8 @@ class _Closing:
 
     def _held(self, found: dict[EntryId, _Known]) -> dict[EntryId, ProblemCode]:
         """Return what C4 says of the entries of the view."""
-        if not found:
-            return {}
-        held = self._session.held()
-        return {id: _code(held[id]) for id in found if id in held}
+        each = ((id, self._session.held_of(id)) for id in found)
+        return {id: _code(held) for id, held in each if held is not None}
 
 
 def _code(held: Held) -> ProblemCode:
