@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+SEEDS ?= 1-200
 BUF_VERSION := 1.75.0
 
 PY := .venv/bin/python
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check check-all proto proto-baseline bench clean
+.PHONY: help setup demo test simulate lint format check check-all proto proto-baseline bench clean
 .NOTPARALLEL:
 
 help: ## Print this list
@@ -43,10 +44,13 @@ $(BUF_READY):
 	@touch $@
 
 demo: $(READY) ## Show what Syncline does, on this machine, with real processes
-	@$(PY) tools/demo.py
+	@.venv/bin/syncline demo
 
 test: $(READY) ## Run the tests
 	@$(PY) -m pytest -n $(WORKERS)
+
+simulate: $(READY) ## Run simulated worlds: make simulate SEEDS=1-1000
+	@$(PY) tools/simulate.py $(SEEDS)
 
 lint: $(READY) $(BUF_READY) ## Check format, style, types, layers and the wire
 	@$(PY) -m ruff format --check

@@ -12,7 +12,7 @@ import pytest
 
 from syncline.adapters.posix_files import PosixFiles
 from syncline.adapters.posix_handles import PosixDirectory
-from syncline.adapters.posix_renames import ASIDE_PREFIX
+from syncline.ports.files import EXCHANGE_PREFIX
 
 
 @pytest.fixture(params=[True, False], ids=["flags", "steps"])
@@ -126,7 +126,7 @@ def test_an_exchange_swaps_whatever_there_is(
     with opened(root, first) as (here, name), opened(root, second) as (there, other):
         here.exchange(name, there, other)
     assert [(tmp_path / path).lstat().st_ino for path in (second, first)] == ends
-    assert not [name for name in tree(tmp_path) if ASIDE_PREFIX.decode() in name]
+    assert not [name for name in tree(tmp_path) if EXCHANGE_PREFIX.decode() in name]
     assert len(tree(tmp_path)) == len(full)
 
 
@@ -173,7 +173,7 @@ class TestSteps:
         assert found.pop("staged") == "new"
         assert found.pop("target") == "user's"
         ((aside, content),) = found.items()
-        assert aside.encode().startswith(ASIDE_PREFIX)
+        assert aside.encode().startswith(EXCHANGE_PREFIX)
         assert content == "old"
 
     def test_a_step_that_fails_is_undone(

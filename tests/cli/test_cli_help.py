@@ -15,6 +15,7 @@ from syncline import __version__
 from syncline.cli.main import group
 
 COMMANDS = [
+    ["demo"],
     ["serve"],
     ["mount"],
     ["status"],

@@ -223,6 +223,7 @@ class TestResume:
                 "reason": "mass_delete",
                 "detail": HALT.detail,
                 "resume": HALT.resume,
+                "count": HALT.count,
             }
             again = await run("resume", work, "--json")
             assert again.record == {"result": "not_halted", "halt": None}

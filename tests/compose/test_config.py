@@ -300,7 +300,7 @@ class TestExample:
         keys = re.findall(r"(?m)^(\w+) = ", text)
         limits = [field.name for field in fields(Limits)]
         client = ["server", "volume", "timeout_s", "name", "mode"]
-        server = ["data", "listen", "volume", "insecure"]
+        server = ["data", "listen", "volume", "mount", "insecure"]
         assert sorted(keys) == sorted([*client, *server, *limits])
         file = write(home / "c.toml", text)
         assert load_client({}, ClientFlags(config=file)).name == "anna@laptop"

@@ -23,11 +23,10 @@ from syncline.core.identity import (
 )
 from syncline.core.manifests import ChunkRef, Content
 from syncline.core.names import Name
-from syncline.core.safety import HaltReason, RootIdentity
+from syncline.core.safety import Consent, HaltReason, RootIdentity
 from syncline.core.table import Cursor
 from syncline.core.trees import state_of
 from syncline.ports.mount_state import (
-    Consent,
     Held,
     MountFacts,
     MountSession,
@@ -45,8 +44,7 @@ ALL_FACTS = MountFacts(
     RootIdentity(b"marker", 2**64 - 1, b"\xff file system"),
     Cursor(Revision(2**63 - 1), CommitId(b"c" * 32)),
     2**256 - 1,
-    HaltReason.HISTORY_CUT,
-    Consent.DELETES,
+    Consent(HaltReason.MASS_DELETE, 25),
 )
 A, B, D, E = id_of("a"), id_of("b"), id_of("d"), id_of("e")
 
@@ -141,6 +139,7 @@ def test_a_session_that_is_over_does_nothing(state: MountState) -> None:
         session.dirty_count,
         session.base_count,
         session.held,
+        lambda: session.held_of(A),
         lambda: session.base(A),
         lambda: session.set_base(A, None),
         lambda: session.set_held(A, None),
@@ -379,6 +378,8 @@ def test_relabel(state: MountState) -> None:
         assert session.base(A) == state_of(inside)
         assert [id for id, _ in session.children(new)] == [A, E]
         assert session.held() == {new: Held(is_ignored=False, detail="no right")}
+        assert session.held_unread() == session.held()
+        assert list(session.obstacles_not_ignored()) == [(new, Name(b"fifo"))]
         assert session.obstacles_in(D) == {}
         assert session.obstacles_in(new) == {
             Name(b"fifo"): Obstacle(ObstacleReason.SPECIAL, "a\udcff")
@@ -453,17 +454,33 @@ def test_exceptions(state: MountState) -> None:
         session.set_obstacle(place, Obstacle(ObstacleReason.UNREAD, "x"))
         session.set_held(A, Held(is_ignored=True))
         session.set_held(A, Held(is_ignored=False, detail="\udcff"))
+        session.set_held(B, Held(is_ignored=True))
     with state.session() as session:
         assert session.obstacle(place) == Obstacle(ObstacleReason.UNREAD, "x")
         assert session.obstacles_in(ROOT_ID) == {place[1]: Obstacle(ObstacleReason.UNREAD, "x")}
         assert {found.reason for found in session.obstacles_in(D).values()} == set(ObstacleReason)
-        assert len(session.obstacles()) == len(ObstacleReason) + 1
-        assert session.held() == {A: Held(is_ignored=False, detail="\udcff")}
+        told = dict(session.obstacles_not_ignored())
+        assert told.pop(place) == Obstacle(ObstacleReason.UNREAD, "x")
+        assert told == {
+            (D, Name(reason.value.encode())): Obstacle(reason, "why")
+            for reason in ObstacleReason
+            if reason is not ObstacleReason.IGNORED
+        }
+        unread = Held(is_ignored=False, detail="\udcff")
+        assert session.held() == {A: unread, B: Held(is_ignored=True)}
+        assert [session.held_of(id) for id in (A, B, D)] == [unread, Held(is_ignored=True), None]
+        assert session.held_unread() == {A: unread}
+        session.set_obstacle(place, Obstacle(ObstacleReason.IGNORED))
+        session.set_held(A, Held(is_ignored=True))
+        assert place not in session.obstacles_not_ignored()
+        assert session.held_unread() == {}
         session.set_obstacle(place, None)
         session.set_held(A, None)
+        session.set_held(B, None)
     with state.session() as session:
         assert session.obstacle(place) is None
         assert session.held() == {}
+        assert session.held_of(A) is None
 
 
 def test_what_was_sent(state: MountState) -> None:

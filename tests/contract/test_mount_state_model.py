@@ -159,7 +159,7 @@ class Machine(RuleBasedStateMachine):
         for side in self.both:
             side.set_held(id, held)
 
-    @rule(place=places, found=st.none() | st.just(Obstacle(ObstacleReason.IGNORED, "x")))
+    @rule(place=places, found=st.none() | st.builds(Obstacle, st.sampled_from(ObstacleReason)))
     def set_obstacle(self, place: tuple[EntryId, Name], found: Obstacle | None) -> None:
         for side in self.both:
             side.set_obstacle(place, found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from syncline.core.changes import Delete, Move, PutDirectory, PutFile
 from syncline.core.closure import close
 from syncline.core.conflict_names import conflict_name
@@ -266,6 +268,47 @@ def test_l3_what_did_not_change_in_a_directory_that_merges_is_seen() -> None:
     here, _ = late("mkdir x; make x/f; make x/s", "move d x")
     view = here.view()
     assert reconcile(close(view), here.mount) == reconcile(view, here.mount)
+
+
+def test_l3_directories_that_meet_inside_merged_ones_are_seen() -> None:
+    here, _ = late("mkdir x; mkdir x/s; make x/s/g", "move d x")
+    view = here.view()
+    plan = reconcile(close(view), here.mount)
+    assert plan == reconcile(view, here.mount)
+    [unit] = plan.sending
+    assert unit.changes[0].name != b"g", "the name of what did not change is given away"
+
+
+def taken_at_the_root() -> World:
+    """Return a world where the conflict name that `here` would give `d` is a file's."""
+    world = grown("here", "there")
+    here = world.replicas[0]
+    name = conflict_name(Name(b"d"), "here", digest_of(b"here"), lambda _: False)
+    here.make_at((ROOT_ID, name), Kind.FILE, b"in the way")
+    here.make("q", Kind.DIRECTORY)
+    here.make("q/a", Kind.DIRECTORY)
+    world.rest()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        pytest.param("delete d; make d", "make d/new", id="an edit brings a directory back"),
+        pytest.param("move d q/a/d; make d", "move q/a d/a", id="a ring gives way"),
+    ],
+)
+def test_l2_a_name_is_chosen_where_a_dirty_directory_was(mine: str, theirs: str) -> None:
+    world = taken_at_the_root()
+    here, there = world.replicas
+    play(here, mine)
+    play(there, theirs)
+    there.sync()
+    here.pull()
+    view = here.view()
+    assert reconcile(close(view), here.mount) == reconcile(view, here.mount)
+    world.rest()
+    world.check_equal()
 
 
 def test_l4_names_that_differ_by_case_are_seen() -> None:

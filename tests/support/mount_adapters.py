@@ -306,4 +306,5 @@ BENCHES: dict[str, Callable[[Path], MountBench]] = {
     "posix": PosixBench,
     "posix-without-flags": lambda at: PosixBench(at, has_rename_flags=False),
     "simulated": lambda at: SimulatedBench(),
+    "simulated-without-exchange": lambda at: SimulatedBench(SimulatedDisk(has_exchange=False)),
 }

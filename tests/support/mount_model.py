@@ -11,7 +11,13 @@ from syncline.core.fingerprints import Seen
 from syncline.core.identity import ROOT_ID, EntryId, OpId
 from syncline.core.names import Name
 from syncline.core.trees import Place, State, is_same, state_of
-from syncline.ports.mount_state import Held, MountFacts, MountSession, Obstacle
+from syncline.ports.mount_state import (
+    Held,
+    MountFacts,
+    MountSession,
+    Obstacle,
+    ObstacleReason,
+)
 
 
 @dataclass
@@ -192,6 +198,12 @@ class Model:
     def held(self) -> Mapping[EntryId, Held]:
         return self.held_ids
 
+    def held_of(self, id: EntryId) -> Held | None:
+        return self.held_ids.get(id)
+
+    def held_unread(self) -> Mapping[EntryId, Held]:
+        return {id: held for id, held in self.held_ids.items() if not held.is_ignored}
+
     def set_obstacle(self, place: Place, obstacle: Obstacle | None) -> None:
         if obstacle is None:
             self.placed.pop(place, None)
@@ -204,8 +216,12 @@ class Model:
     def obstacles_in(self, parent: EntryId) -> Mapping[Name, Obstacle]:
         return {place[1]: found for place, found in self.placed.items() if place[0] == parent}
 
-    def obstacles(self) -> Mapping[Place, Obstacle]:
-        return self.placed
+    def obstacles_not_ignored(self) -> Mapping[Place, Obstacle]:
+        return {
+            place: found
+            for place, found in self.placed.items()
+            if found.reason is not ObstacleReason.IGNORED
+        }
 
     # -- notes -----------------------------------------------------------------
 
@@ -287,7 +303,9 @@ def observed(
         "base_count": session.base_count(),
         "remote_ids": (list(page), list(session.remote_ids(page[-1], 9)) if page else []),
         "held": dict(session.held()),
-        "obstacles": dict(session.obstacles()),
+        "held_of": [session.held_of(id) for id in ids],
+        "held_unread": dict(session.held_unread()),
+        "obstacles_not_ignored": dict(session.obstacles_not_ignored()),
         "obstacles_in": [dict(session.obstacles_in(parent)) for parent in parents],
         "obstacle": [session.obstacle(place) for place in places],
         "sent": [session.sent(op) for op in ops],

@@ -131,6 +131,7 @@ class PlacingWorld:
     """
 
     is_ordered: bool = True
+    has_exchange: bool = True
     abilities: Abilities = ALL_ABILITIES
     seed: int = 1
     disk: SimulatedDisk = field(init=False)
@@ -149,7 +150,7 @@ class PlacingWorld:
     _sent: dict[tuple[EntryId, int], State | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.disk = SimulatedDisk(is_ordered=self.is_ordered)
+        self.disk = SimulatedDisk(is_ordered=self.is_ordered, has_exchange=self.has_exchange)
         User(self.disk).mkdir(b"mount")
         User(self.disk).mkdir(b"outside")
         self.user = User(self.disk, b"mount")

@@ -144,9 +144,11 @@ CONFLICTS: Mapping[str, int] = {"conflict": 2}
 """How many conflict copies a scene makes."""
 
 
-def world_before(scene: Scene, *, is_ordered: bool = True, seed: int = 1) -> PlacingWorld:
+def world_before(
+    scene: Scene, *, is_ordered: bool = True, has_exchange: bool = True, seed: int = 1
+) -> PlacingWorld:
     """Return a world at rest, in which another replica has then stored what a scene says."""
-    world = PlacingWorld(is_ordered=is_ordered, seed=seed)
+    world = PlacingWorld(is_ordered=is_ordered, has_exchange=has_exchange, seed=seed)
     world.begin(*BEGIN)
     world.check_equal()
     scene(world)

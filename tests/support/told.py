@@ -9,7 +9,7 @@ from pathlib import Path
 from syncline.adapters.memory_metadata import MemoryMetadataStore
 from syncline.adapters.memory_mount_state import MemoryMountState
 from syncline.adapters.sqlite_mount_state import SqliteMountState
-from syncline.client.mount import confirming, remote
+from syncline.client.mount import remote
 from syncline.client.mount.remote import Applied
 from syncline.core.changes import Author, Change
 from syncline.core.entries import Entry
@@ -105,7 +105,8 @@ def base_of(state: MountState, label: str) -> State | None:
 
 def sending(state: MountState, op: OpId, *changes: Change) -> None:
     with state.session() as session:
-        confirming.note_sending(session, op, changes)
+        seen = {change.id: session.local(change.id) for change in changes}
+        session.note_sent(op, {id: each and each.state for id, each in seen.items()})
 
 
 def forged(state: MountState, *entries: Entry) -> Committed:

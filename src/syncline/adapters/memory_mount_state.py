@@ -55,7 +55,7 @@ class MemoryMountSession(RecordTrees):
             return
         tables.records.keep(id, record)
         if record is None:
-            tables.held.drop(id)
+            tables.set_held(id, None)
 
     def child(self, parent: EntryId, name: Name) -> EntryId | None:
         """Return who is at a place in local."""
@@ -120,8 +120,10 @@ class MemoryMountSession(RecordTrees):
             self._keep(id, None)
         for inside in tables.obstacles.values():
             inside.clear()
-        for rows in (tables.held, tables.sent, tables.intents, tables.incoming):
-            rows.clear()
+        for exceptions in (tables.held, tables.held_unread, tables.obstacles_not_ignored):
+            exceptions.clear()
+        for notes in (tables.sent, tables.intents, tables.incoming):
+            notes.clear()
 
     def forget_server(self) -> None:
         """Forget base and remote, and what was sent; what local is stays."""
@@ -134,22 +136,23 @@ class MemoryMountSession(RecordTrees):
 
     def set_held(self, id: EntryId, held: Held | None) -> None:
         """Know why an entry must stay as it is in the mount; None: nothing holds it."""
-        if held is None:
-            self._open.held.drop(id)
-        else:
-            self._open.held.put(id, held)
+        self._open.set_held(id, held)
 
     def held(self) -> Mapping[EntryId, Held]:
         """Return all entries that are held."""
         return dict(self._open.held.values)
 
+    def held_of(self, id: EntryId) -> Held | None:
+        """Return why an entry is held; None where nothing holds it."""
+        return self._open.held.values.get(id)
+
+    def held_unread(self) -> Mapping[EntryId, Held]:
+        """Return who is held and not ignored."""
+        return dict(self._open.held_unread.values)
+
     def set_obstacle(self, place: Place, obstacle: Obstacle | None) -> None:
         """Know what takes a place and is no entry; None: nothing does."""
-        inside = self._open.obstacles_in(place[0])
-        if obstacle is None:
-            inside.drop(place[1])
-        else:
-            inside.put(place[1], obstacle)
+        self._open.set_obstacle(place, obstacle)
 
     def obstacle(self, place: Place) -> Obstacle | None:
         """Return the obstacle at a place."""
@@ -161,13 +164,9 @@ class MemoryMountSession(RecordTrees):
         inside = self._open.obstacles.get(parent)
         return dict(inside.values) if inside else {}
 
-    def obstacles(self) -> Mapping[Place, Obstacle]:
-        """Return all obstacles."""
-        return {
-            (parent, name): obstacle
-            for parent, inside in self._open.obstacles.items()
-            for name, obstacle in inside.values.items()
-        }
+    def obstacles_not_ignored(self) -> Mapping[Place, Obstacle]:
+        """Return all obstacles but those that are ignored."""
+        return dict(self._open.obstacles_not_ignored.values)
 
     # -- notes -----------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from syncline.core.entries import Entry
 from syncline.core.identity import ROOT_ID, EntryId, OpId
 from syncline.core.names import Name
 from syncline.core.trees import Place, State
-from syncline.ports.mount_state import Held, MountFacts, Obstacle
+from syncline.ports.mount_state import Held, MountFacts, Obstacle, ObstacleReason
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -169,7 +169,9 @@ class Tables:
         self.facts = facts
         self.records = Records(self.undo)
         self.held: Rows[EntryId, Held] = Rows(self.undo)
+        self.held_unread: Rows[EntryId, Held] = Rows(self.undo)
         self.obstacles: dict[EntryId, Rows[Name, Obstacle]] = {}
+        self.obstacles_not_ignored: Rows[Place, Obstacle] = Rows(self.undo)
         self.sent: Rows[OpId, tuple[int, Mapping[EntryId, State | None]]] = Rows(self.undo)
         self.sent_before = 0
         self.intents: Rows[EntryId, State | None] = Rows(self.undo)
@@ -179,8 +181,15 @@ class Tables:
         self.undo.append(partial(setattr, self, "facts", self.facts))
         self.facts = facts
 
-    def obstacles_in(self, parent: EntryId) -> Rows[Name, Obstacle]:
-        return self.obstacles.setdefault(parent, Rows(self.undo))
+    def set_held(self, id: EntryId, held: Held | None) -> None:
+        _set(self.held, id, held)
+        _set(self.held_unread, id, None if held is None or held.is_ignored else held)
+
+    def set_obstacle(self, place: Place, obstacle: Obstacle | None) -> None:
+        parent, name = place
+        _set(self.obstacles.setdefault(parent, Rows(self.undo)), name, obstacle)
+        is_ignored = obstacle is not None and obstacle.reason is ObstacleReason.IGNORED
+        _set(self.obstacles_not_ignored, place, None if is_ignored else obstacle)
 
     def keep(self) -> None:
         """Let what was done since the last call stay."""
@@ -191,3 +200,10 @@ class Tables:
         while self.undo:
             self.undo.pop()()
         self.keep()
+
+
+def _set(rows: Rows[K, V], key: K, value: V | None) -> None:
+    if value is None:
+        rows.drop(key)
+    else:
+        rows.put(key, value)

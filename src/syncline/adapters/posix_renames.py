@@ -15,10 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from syncline.adapters.linux import RENAME_EXCHANGE, RENAME_NOREPLACE, rename_flagged
-
-ASIDE_PREFIX = b".syncline-exchange-"
-"""What an exchange in steps calls the thing that it took out of its place, in the directory of the
-first name: one that is found later was left by a crash, and its content is nowhere else."""
+from syncline.ports.files import EXCHANGE_PREFIX
 
 _STEP_UP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_FLAGS = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
@@ -115,15 +112,15 @@ def _exchange_in_steps(first: Spot, second: Spot) -> None:
     empty, but loses what a user puts there between the two; this loses nothing.
 
     RACE: until the second step nothing is at the second name. A crash there leaves its content
-    under `ASIDE_PREFIX` beside the first name, so that is best a directory of our own; so does a
-    user who takes the name meanwhile: then the exchange fails with EEXIST.
+    under `EXCHANGE_PREFIX` beside the first name, and the next start puts it back; so does a user
+    who takes the name meanwhile: then the exchange fails with EEXIST.
     """
     ends = first.look(), second.look()
     if os.path.samestat(*ends):
         return
     if _holds(ends[0], second.fd) or _holds(ends[1], first.fd):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    aside = Spot(first.fd, ASIDE_PREFIX + secrets.token_hex(8).encode())
+    aside = Spot(first.fd, EXCHANGE_PREFIX + secrets.token_hex(8).encode())
     with ExitStack() as undo:
         os.rename(second.name, aside.name, src_dir_fd=second.fd, dst_dir_fd=aside.fd)
         undo.callback(_move_in_steps, aside, second)

@@ -26,40 +26,72 @@ class MountNotes:
     """The calls of `ports.mount_state.Exceptions` and of `Notes`."""
 
     _db: Transaction
+    _may_hold: bool | None = None
+    _may_obstruct: bool | None = None
+    """Whether anything may be held, or be an obstacle; None before that was asked.
+
+    Mostly nothing is, and then nobody has to ask for each of many entries.
+    """
 
     # -- exceptions ------------------------------------------------------------
 
     def set_held(self, id: EntryId, held: Held | None) -> None:
         """Know why an entry must stay as it is in the mount; None: nothing holds it."""
         if held is None:
-            self._db.do(sql.DROP_HELD, id)
+            if self._is_any_held():
+                self._db.do(sql.DROP_HELD, id)
         else:
+            self._may_hold = True
             self._db.do(sql.PUT_HELD, id, int(held.is_ignored), text_column(held.detail))
 
     def held(self) -> Mapping[EntryId, Held]:
         """Return all entries that are held."""
         return dict(self._db.rows(_held, sql.HELD))
 
+    def held_of(self, id: EntryId) -> Held | None:
+        """Return why an entry is held; None where nothing holds it."""
+        return self._db.row(_reason, sql.HELD_OF, id) if self._is_any_held() else None
+
+    def _is_any_held(self) -> bool:
+        self._db.check()
+        if self._may_hold is None:
+            self._may_hold = self._db.row(_number, sql.ANY_HELD, b"") is not None
+        return self._may_hold
+
+    def held_unread(self) -> Mapping[EntryId, Held]:
+        """Return who is held and not ignored."""
+        return dict(self._db.rows(_held, sql.HELD_UNREAD))
+
     def set_obstacle(self, place: Place, obstacle: Obstacle | None) -> None:
         """Know what takes a place and is no entry; None: nothing does."""
         if obstacle is None:
-            self._db.do(sql.DROP_OBSTACLE, *place)
+            if self._is_any_obstacle():
+                self._db.do(sql.DROP_OBSTACLE, *place)
         else:
+            self._may_obstruct = True
             detail = text_column(obstacle.detail)
             self._db.do(sql.PUT_OBSTACLE, *place, obstacle.reason.value, detail)
 
     def obstacle(self, place: Place) -> Obstacle | None:
         """Return the obstacle at a place."""
-        return self._db.row(_obstacle, sql.OBSTACLE, *place)
+        return self._db.row(_obstacle, sql.OBSTACLE, *place) if self._is_any_obstacle() else None
 
     def obstacles_in(self, parent: EntryId) -> Mapping[Name, Obstacle]:
         """Return the obstacles in a directory."""
+        if not self._is_any_obstacle():
+            return {}
         found = self._db.rows(_placed_obstacle, sql.OBSTACLES_IN, parent)
         return {name: obstacle for (_, name), obstacle in found}
 
-    def obstacles(self) -> Mapping[Place, Obstacle]:
-        """Return all obstacles."""
-        return dict(self._db.rows(_placed_obstacle, sql.OBSTACLES))
+    def _is_any_obstacle(self) -> bool:
+        self._db.check()
+        if self._may_obstruct is None:
+            self._may_obstruct = self._db.row(_number, sql.ANY_OBSTACLE, b"") is not None
+        return self._may_obstruct
+
+    def obstacles_not_ignored(self) -> Mapping[Place, Obstacle]:
+        """Return all obstacles but those that are ignored."""
+        return dict(self._db.rows(_placed_obstacle, sql.OBSTACLES_NOT_IGNORED))
 
     # -- notes -----------------------------------------------------------------
 
@@ -136,6 +168,10 @@ class MountNotes:
 def _held(row: tuple[bytes, int, bytes]) -> tuple[EntryId, Held]:
     id, is_ignored, detail = row
     return EntryId(id), held_of(is_ignored, detail)
+
+
+def _reason(row: tuple[int, bytes]) -> Held:
+    return held_of(*row)
 
 
 def _obstacle(row: tuple[str, bytes]) -> Obstacle:

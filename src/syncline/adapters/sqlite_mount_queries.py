@@ -6,6 +6,8 @@ one.
 
 from __future__ import annotations
 
+from syncline.ports.mount_state import ObstacleReason
+
 ABSENT, AS_BASE, DIFFERS, TOMBSTONE = 0, 1, 2, 3
 """How local (`here`) and remote (`there`) of an entry are kept."""
 
@@ -28,11 +30,11 @@ def _values(count: int) -> str:
 
 _FACTS = (
     "replica, volume, root_marker, root_inode, root_filesystem, revision, commit_id, table_digest,"
-    " halt, consent"
+    " consent"
 )
 FACTS = f"SELECT {_FACTS}, base_count, dirty_count FROM facts WHERE key = 1"
-ADD_FACTS = f"INSERT INTO facts (key, {_FACTS}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-SET_FACTS = f"UPDATE facts SET ({_FACTS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE key = 1"
+ADD_FACTS = f"INSERT INTO facts (key, {_FACTS}) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SET_FACTS = f"UPDATE facts SET ({_FACTS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE key = 1"
 SET_COUNTS = "UPDATE facts SET base_count = ?, dirty_count = ? WHERE key = 1"
 
 # -- the trees -----------------------------------------------------------------
@@ -42,21 +44,19 @@ DIFFERING = f"SELECT {_STATE} FROM differing WHERE id = ?1 AND side = ?2"
 
 PUT_ENTRY = f"""
 INSERT INTO entries ({_ENTRY}) {_values(18)}
-ON CONFLICT (id) DO UPDATE SET ({_ENTRY}) = ({
-    ", ".join(f"excluded.{column}" for column in _ENTRY.split(", "))
-})
+ON CONFLICT (id) DO UPDATE SET {
+    ", ".join(f"{column} = excluded.{column}" for column in _ENTRY.split(", ")[1:])
+}
 """
 DROP_ENTRY = "DELETE FROM entries WHERE id = ?"
 PUT_DIFFERING = f"INSERT OR REPLACE INTO differing (id, side, {_STATE}, is_live) {_values(12)}"
 DROP_DIFFERING = "DELETE FROM differing WHERE id = ? AND side = ?"
 
 CHILD = f"""
-SELECT id FROM (
-  SELECT id FROM entries INDEXED BY based WHERE parent = ?1 AND name = ?2 AND here = {AS_BASE}
-  UNION ALL
-  SELECT id FROM differing INDEXED BY placed
-  WHERE parent = ?1 AND name = ?2 AND side = {LOCAL} AND is_live = 1
-) ORDER BY id LIMIT 1
+SELECT id FROM entries INDEXED BY based WHERE parent = ?1 AND name = ?2 AND here = {AS_BASE}
+UNION ALL
+SELECT id FROM differing INDEXED BY placed
+WHERE parent = ?1 AND name = ?2 AND side = {LOCAL} AND is_live = 1
 """
 
 CHILDREN_AS_BASE = f"""
@@ -66,7 +66,7 @@ CHILDREN_DIFFERING = f"""
 SELECT id FROM differing INDEXED BY placed WHERE parent = ?1 AND side = {LOCAL} AND is_live = 1
 """
 
-WITH_INODE = "SELECT id FROM entries INDEXED BY inodes WHERE inode = ?1 ORDER BY id"
+WITH_INODE = "SELECT id FROM entries INDEXED BY inodes WHERE inode = ?1"
 
 AT_PLACE = """
 SELECT id FROM entries INDEXED BY based WHERE parent = ?1 AND name = ?2
@@ -110,13 +110,22 @@ COUNT_ENTRIES = "SELECT count(*) FROM entries"
 # -- exceptions ----------------------------------------------------------------
 
 HELD = "SELECT id, is_ignored, detail FROM held ORDER BY id"
+ANY_HELD = "SELECT 1 FROM held WHERE id > ?1 LIMIT 1"
+HELD_OF = "SELECT is_ignored, detail FROM held WHERE id = ?1"
+HELD_UNREAD = """
+SELECT id, is_ignored, detail FROM held INDEXED BY unread WHERE is_ignored = 0 ORDER BY id
+"""
 PUT_HELD = "INSERT OR REPLACE INTO held (id, is_ignored, detail) VALUES (?, ?, ?)"
 DROP_HELD = "DELETE FROM held WHERE id = ?"
 RENAME_HELD = "UPDATE OR REPLACE held SET id = ?2 WHERE id = ?1"
 
+ANY_OBSTACLE = "SELECT 1 FROM obstacles WHERE parent > ?1 LIMIT 1"
 OBSTACLE = "SELECT reason, detail FROM obstacles WHERE parent = ?1 AND name = ?2"
 OBSTACLES_IN = "SELECT parent, name, reason, detail FROM obstacles WHERE parent = ?1"
-OBSTACLES = "SELECT parent, name, reason, detail FROM obstacles"
+OBSTACLES_NOT_IGNORED = f"""
+SELECT parent, name, reason, detail FROM obstacles INDEXED BY not_ignored
+WHERE reason <> '{ObstacleReason.IGNORED.value}'
+"""
 PUT_OBSTACLE = "INSERT OR REPLACE INTO obstacles (parent, name, reason, detail) VALUES (?, ?, ?, ?)"
 DROP_OBSTACLE = "DELETE FROM obstacles WHERE parent = ? AND name = ?"
 RENAME_OBSTACLES = "UPDATE OR REPLACE obstacles SET parent = ?2 WHERE parent = ?1"

@@ -21,11 +21,11 @@ from syncline.core.identity import (
     VolumeId,
 )
 from syncline.core.names import Name
-from syncline.core.safety import HaltReason, RootIdentity
+from syncline.core.safety import Consent, HaltReason, RootIdentity
 from syncline.core.table import Cursor
 from syncline.core.trees import State, state_of
 from syncline.errors import Corrupt
-from syncline.ports.mount_state import Consent, Held, MountFacts, Obstacle, ObstacleReason
+from syncline.ports.mount_state import Held, MountFacts, Obstacle, ObstacleReason
 
 GARBLED = (Corrupt, KeyError, ValueError, struct.error)
 
@@ -56,10 +56,9 @@ FactsRow = tuple[
     int | None,
     bytes | None,
     bytes,
-    str | None,
     str,
 ]
-"""replica, volume, root marker, inode and file system, cursor, table digest, halt, consent."""
+"""replica, volume, root marker, inode and file system, cursor, table digest, consent."""
 
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -299,14 +298,13 @@ def facts_row(facts: MountFacts) -> FactsRow:
         cursor.revision if cursor else None,
         cursor.commit_id if cursor else None,
         facts.table_digest.to_bytes(DIGEST_BYTES, "big"),
-        facts.halt.value if facts.halt else None,
-        facts.consent.value,
+        _consent_column(facts.consent),
     )
 
 
 def facts_of(row: FactsRow) -> MountFacts:
     """Return what a mount knows of itself."""
-    replica, volume, marker, inode, filesystem, revision, commit_id, digest, halt, consent = row
+    replica, volume, marker, inode, filesystem, revision, commit_id, digest, consent = row
     root = None
     if marker is not None:
         if inode is None or filesystem is None:
@@ -321,9 +319,19 @@ def facts_of(row: FactsRow) -> MountFacts:
         root,
         cursor,
         int.from_bytes(digest, "big"),
-        None if halt is None else HaltReason(halt),
-        Consent(consent),
+        _consent_of(consent),
     )
+
+
+def _consent_column(consent: Consent | None) -> str:
+    return "" if consent is None else f"{consent.reason.value} {consent.count}"
+
+
+def _consent_of(column: str) -> Consent | None:
+    if not column:
+        return None
+    reason, _, count = column.partition(" ")
+    return Consent(HaltReason(reason), int(count))
 
 
 def held_of(is_ignored: int, detail: bytes) -> Held:

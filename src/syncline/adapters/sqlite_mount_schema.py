@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from syncline.adapters.sqlite_files import SqliteFormat
 from syncline.adapters.sqlite_schema import Migration
+from syncline.ports.mount_state import ObstacleReason
 
 APPLICATION_ID = 0x53594E4D
 """`SYNM` in the header of the file, for `file` and for us."""
@@ -40,7 +41,6 @@ _TABLES = (
       revision INTEGER,
       commit_id BLOB CHECK (length(commit_id) = 32),
       table_digest BLOB NOT NULL CHECK (length(table_digest) = 32),
-      halt TEXT,
       consent TEXT NOT NULL,
       base_count INTEGER NOT NULL DEFAULT 0 CHECK (base_count >= 0),
       dirty_count INTEGER NOT NULL DEFAULT 0 CHECK (dirty_count >= 0)
@@ -80,6 +80,7 @@ _TABLES = (
       detail BLOB NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
+    "CREATE INDEX unread ON held (id) WHERE is_ignored = 0",
     """
     CREATE TABLE obstacles (
       parent BLOB NOT NULL CHECK (length(parent) = 16),
@@ -88,6 +89,10 @@ _TABLES = (
       detail BLOB NOT NULL,
       PRIMARY KEY (parent, name)
     ) STRICT, WITHOUT ROWID
+    """,
+    f"""
+    CREATE INDEX not_ignored ON obstacles (parent, name)
+    WHERE reason <> '{ObstacleReason.IGNORED.value}'
     """,
     """
     CREATE TABLE sent (

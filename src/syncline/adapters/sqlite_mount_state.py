@@ -15,7 +15,7 @@ from syncline.adapters.sqlite_mount_notes import MountNotes
 from syncline.adapters.sqlite_mount_rows import FactsRow, facts_of, facts_row
 from syncline.adapters.sqlite_mount_schema import FORMAT
 from syncline.adapters.sqlite_mount_transaction import Transaction
-from syncline.adapters.sqlite_mount_trees import Counts, MountTrees
+from syncline.adapters.sqlite_mount_trees import Counts, MountTrees, Records
 from syncline.ports.mount_state import MountFacts
 
 CACHE_KIB = 8 * 1024
@@ -28,8 +28,10 @@ LOCK_SUFFIX = "-lock"
 class SqliteMountSession(MountNotes, MountTrees):
     """One transaction; see `syncline.ports.mount_state` for the contract."""
 
-    def __init__(self, transaction: Transaction, facts: MountFacts, counts: Counts) -> None:
-        super().__init__(transaction, counts)
+    def __init__(
+        self, transaction: Transaction, facts: MountFacts, counts: Counts, known: Records
+    ) -> None:
+        super().__init__(transaction, counts, known)
         self._facts = facts
 
     def facts(self) -> MountFacts:
@@ -52,6 +54,8 @@ class SqliteMountState:
         self._connection: sqlite3.Connection | None = connection
         self._lock = lock
         self._transaction: Transaction | None = None
+        # Sessions share what was read: nobody else can change the tables while the lock is held.
+        self._known: Records = {}
         found = Transaction(connection, file).row(_facts_and_counts, sql.FACTS)
         if found is None:
             raise file.damaged("it has no facts")
@@ -105,7 +109,7 @@ class SqliteMountState:
         transaction = self._transaction = Transaction(connection, self._file)
         try:
             transaction.begin()
-            session = SqliteMountSession(transaction, self._facts, self._counts)
+            session = SqliteMountSession(transaction, self._facts, self._counts, self._known)
             yield session
             session.write()
             counts, facts = session.counts(), session.facts()
@@ -113,6 +117,10 @@ class SqliteMountState:
                 transaction.do(sql.SET_COUNTS, counts.base, counts.dirty)
             transaction.commit()
             self._counts, self._facts = counts, facts
+        except BaseException:
+            # What it set, and what it read after it had written that, has not happened.
+            self._known.clear()
+            raise
         finally:
             self._transaction = None
             transaction.end()

@@ -1,12 +1,13 @@
 """The trees of the mount state in SQLite, for one session.
 
-What a session sets is held back and written together: before a look-up by an index, when there is
-much of it, and at the end. An entry that is set three times is written once.
+What a session sets is held back and written together: when there is much of it, before the few
+look-ups that walk over all, and at the end. An entry that is set three times is written once. The
+other look-ups by an index ask the tables for what is written, and memory for what is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,13 +26,22 @@ from syncline.adapters.sqlite_mount_rows import (
     stored_state,
 )
 from syncline.adapters.sqlite_mount_transaction import Transaction
+from syncline.adapters.sqlite_mount_unwritten import (
+    UnwrittenPlaces,
+    inode_of,
+    is_local_at,
+    places_of,
+)
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import EntryId
 from syncline.core.names import Name
 from syncline.core.trees import Place, State, state_of
 
-RECORDS_MAX = 8192
-"""Records that one session keeps in memory, so that a snapshot of any size stays small."""
+RECORDS_MAX = 12_288
+"""Records that are kept in memory, some 12 MiB, so that a snapshot of any size stays small."""
+
+Records = dict[EntryId, Record | None]
+"""What is known of entries; None for one that the tables lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +55,14 @@ class Counts:
 class MountTrees(RecordTrees):
     """The calls of `ports.mount_state.Trees`."""
 
-    def __init__(self, transaction: Transaction, counts: Counts) -> None:
+    def __init__(self, transaction: Transaction, counts: Counts, known: Records) -> None:
+        """Go on with the records of earlier sessions; a failed session leaves wrong ones behind."""
         self._db = transaction
         self._base_count, self._dirty_count = counts.base, counts.dirty
-        self._known: dict[EntryId, Record | None] = {}
-        self._unwritten: dict[EntryId, Record | None] = {}
+        self._known = known
+        self._unwritten: Records = {}
         """What the tables have of those that are newer in `_known`."""
+        self._unwritten_places = UnwrittenPlaces()
 
     # -- records ---------------------------------------------------------------
 
@@ -73,7 +85,9 @@ class MountTrees(RecordTrees):
     def _remember(self, id: EntryId, record: Record | None) -> Record | None:
         if len(self._known) >= RECORDS_MAX:
             self.write()
-            self._known.clear()
+            # Not the older half: who walks over more than fits again and again would find nothing.
+            for other in [*self._known][::2]:
+                del self._known[other]
         self._known[id] = record
         return record
 
@@ -87,6 +101,8 @@ class MountTrees(RecordTrees):
         self._known[id] = record
         if record is None:
             self._db.do(sql.DROP_HELD, id)
+        else:
+            self._unwritten_places.add(id, record)
 
     def counts(self) -> Counts:
         """Return the counts as they are to be kept with what was written."""
@@ -121,44 +137,85 @@ class MountTrees(RecordTrees):
         self._db.do_many(sql.PUT_ENTRY, entries)
         self._db.do_many(sql.DROP_DIFFERING, settled)
         self._db.do_many(sql.PUT_DIFFERING, differing)
+        self._forget_unwritten()
+
+    def _forget_unwritten(self) -> None:
         self._unwritten.clear()
+        self._unwritten_places.clear()
 
     # -- look-ups --------------------------------------------------------------
 
     def child(self, parent: EntryId, name: Name) -> EntryId | None:
         """Return who is at a place in local."""
-        self.write()
-        for id in self._db.rows(_entry_id, sql.CHILD, parent, name):
-            return id
-        return None
+        found = self._merged(
+            self._db.rows(_entry_id, sql.CHILD, parent, name),
+            self._unwritten_places.at((parent, name)),
+            lambda record: is_local_at(record, parent, name),
+        )
+        return min(found, default=None)
 
     def children(self, parent: EntryId) -> Sequence[tuple[EntryId, Seen]]:
         """Return who is in a directory in local, in order of name."""
-        self.write()
+        # Who is there is settled first: a record that is read may push others out, and write them.
+        ids = self._merged(
+            self._db.rows(_entry_id, sql.CHILDREN_DIFFERING, parent),
+            self._unwritten_places.within(parent),
+            lambda record: is_local_at(record, parent),
+        )
+        as_base = [
+            row
+            for row in self._db.rows(_same, sql.CHILDREN_AS_BASE, parent)
+            if row[0] not in self._unwritten
+        ]
         found: list[tuple[EntryId, Seen]] = []
-        for row in self._db.rows(_same, sql.CHILDREN_AS_BASE, parent):
+        for row in as_base:
             id = EntryId(row[0])
             record = self._known[id] if id in self._known else self._remember(id, self._read(row))
             found.append((id, _seen(record)))
-        for id in self._db.rows(_entry_id, sql.CHILDREN_DIFFERING, parent):
-            found.append((id, _seen(self._record(id))))
+        found += [(id, _seen(self._record(id))) for id in ids]
         return sorted(found, key=_name_first)
 
     def with_inode(self, inode: int) -> Sequence[tuple[EntryId, Seen]]:
         """Return who had this inode when it was last seen in local, in order of id."""
-        self.write()
-        ids = self._db.rows(_entry_id, sql.WITH_INODE, inode_column(inode))
-        return [(id, _seen(self._record(id))) for id in ids]
+        ids = self._merged(
+            self._db.rows(_entry_id, sql.WITH_INODE, inode_column(inode)),
+            self._unwritten_places.with_inode(inode),
+            lambda record: inode_of(record) == inode,
+        )
+        return [(id, _seen(self._record(id))) for id in sorted(ids)]
 
     def at_place(self, place: Place) -> set[EntryId]:
         """Return who is at a place in any of the three trees."""
-        self.write()
-        return set(self._db.rows(_entry_id, sql.AT_PLACE, *place))
+        return self._merged(
+            self._db.rows(_entry_id, sql.AT_PLACE, *place),
+            self._unwritten_places.at(place),
+            lambda record: place in places_of(record),
+        )
 
     def within(self, parent: EntryId) -> set[EntryId]:
         """Return who is in a directory in any of the three trees."""
-        self.write()
-        return set(self._db.rows(_entry_id, sql.WITHIN, parent))
+        return self._merged(
+            self._db.rows(_entry_id, sql.WITHIN, parent),
+            self._unwritten_places.within(parent),
+            lambda record: any(above == parent for above, _ in places_of(record)),
+        )
+
+    def _merged(
+        self,
+        written: Iterable[EntryId],
+        unwritten: Iterable[EntryId],
+        is_found: Callable[[Record], bool],
+    ) -> set[EntryId]:
+        """Return who was found in the tables and is as they say, and who is found among the rest.
+
+        `unwritten` may have some that left again; `is_found` tells.
+        """
+        found = {id for id in written if id not in self._unwritten}
+        for id in unwritten:
+            record = self._known[id]
+            if record is not None and is_found(record):
+                found.add(id)
+        return found
 
     def dirty(self) -> Sequence[EntryId]:
         """Return the entries of which local or remote differs from base, in order of id."""
@@ -184,7 +241,7 @@ class MountTrees(RecordTrees):
 
     def forget_all(self) -> None:
         """Forget all but the facts."""
-        self._unwritten.clear()
+        self._forget_unwritten()
         self._known.clear()
         for statement in sql.FORGET_ALL:
             self._db.do(statement)

@@ -13,7 +13,12 @@ from syncline.cli.options import example
 from syncline.cli.text import plain
 
 _COMMANDS = {
+    "demo": ("syncline.cli.demo", "Show on this machine what Syncline does, and clean up."),
     "serve": ("syncline.cli.serve", "Run a server that keeps a volume."),
+    "mount": ("syncline.cli.mount", "Keep a directory equal to a volume."),
+    "status": ("syncline.cli.status", "Show what a running mount is about."),
+    "wait": ("syncline.cli.wait", "Wait until a running mount is in sync."),
+    "resume": ("syncline.cli.resume", "Let a halted mount go on."),
     "store": ("syncline.cli.store", "Store local files, directories and links in a volume."),
     "fetch": ("syncline.cli.fetch", "Fetch paths of a volume to this machine."),
     "delete": ("syncline.cli.delete", "Delete paths of a volume."),

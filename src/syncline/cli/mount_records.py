@@ -138,7 +138,12 @@ def _direction(*, is_up: bool) -> str:
 def _halt_record(halt: Halt | None) -> dict[str, Json] | None:
     if halt is None:
         return None
-    return {"reason": halt.reason.value, "detail": halt.detail, "resume": halt.resume}
+    return {
+        "reason": halt.reason.value,
+        "detail": halt.detail,
+        "resume": halt.resume,
+        "count": halt.count,
+    }
 
 
 def wait_record(result: WaitResult) -> dict[str, Json]:

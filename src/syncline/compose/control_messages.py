@@ -196,7 +196,12 @@ def _change_json(change: Change) -> Json:
 def _halt_json(halt: Halt | None) -> Json | None:
     if halt is None:
         return None
-    return {"reason": halt.reason.value, "detail": halt.detail, "resume": halt.resume}
+    return {
+        "reason": halt.reason.value,
+        "detail": halt.detail,
+        "resume": halt.resume,
+        "count": halt.count,
+    }
 
 
 def _read_status(value: object) -> MountStatus:
@@ -260,6 +265,7 @@ def _read_halt(value: object) -> Halt:
         fields.get("reason", _one_of(HaltReason)),
         fields.get("detail", _text),
         fields.get("resume", _text),
+        fields.get("count", _count),
     )
 
 

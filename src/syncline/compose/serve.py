@@ -13,7 +13,9 @@ from syncline.adapters.executors import ThreadExecutor
 from syncline.adapters.system import RandomIds, SystemClock
 from syncline.compose.config import ServeConfig
 from syncline.compose.data_directory import Stores, open_data
+from syncline.compose.serve_mount import Follow, OwnMount, claimed_own, mounting
 from syncline.ports.metadata import MetadataStore
+from syncline.ports.mount_control import MountControl
 from syncline.rpc.server import RpcServer
 from syncline.server.recovery import describe, recover
 from syncline.server.volume import ServedVolume, Services, VolumeSet
@@ -33,16 +35,25 @@ class Running:
     volumes: VolumeSet
 
 
-async def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
+async def unfollowed(control: MountControl) -> None:
+    """Tell nobody of what happens in the server's own mount, for ever."""
+    await asyncio.Event().wait()
+
+
+async def serve(
+    config: ServeConfig, ready: Callable[[str], None], follow: Follow = unfollowed
+) -> None:
     """Serve until SIGTERM or SIGINT; call `ready` with the address when calls are answered.
 
-    Raises InUse for data or an address that another process has, and what opening the data raises.
+    `follow` tells of what happens in the server's own mount, where it has one. Raises InUse for
+    data, an address or a mount that another process has, what opening the data raises, and
+    NotFound or Invalid for a directory that cannot be mounted.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with running(config) as server:
+    async with running(config, follow) as server:
         ready(server.address)
         await stopping.wait()
         logger.info("server_stopping")
@@ -50,7 +61,7 @@ async def serve(config: ServeConfig, ready: Callable[[str], None]) -> None:
 
 
 @asynccontextmanager
-async def running(config: ServeConfig) -> AsyncIterator[Running]:
+async def running(config: ServeConfig, follow: Follow = unfollowed) -> AsyncIterator[Running]:
     """Run a server for the length of the block."""
     async with AsyncExitStack() as stack:
         stores = stack.enter_context(open_data(config.data, may_create=True))
@@ -64,6 +75,11 @@ async def running(config: ServeConfig) -> AsyncIterator[Running]:
             await workers.run(_open_volume, stores, services, name) for name in _names(stores)
         ]
         volumes = VolumeSet(served, config.limits)
+        # Before anybody is let in: what cannot be mounted keeps the server from starting.
+        place = None
+        if config.mount is not None:
+            own = claimed_own(config.mount, config.data, volumes.find(config.volume))
+            place = stack.enter_context(own)
         rpc = RpcServer(volumes)
         address = rpc.bind(config.listen)
         for volume in served:
@@ -73,6 +89,11 @@ async def running(config: ServeConfig) -> AsyncIterator[Running]:
         for volume in served:
             # Before calls get their grace: a watcher would use up all of it.
             stack.callback(volume.feed.close)
+        if place is not None:
+            volume = volumes.find(config.volume)
+            own_mount = OwnMount(place, volume, address, config.name, follow)
+            # Entered last, so that it stops first, while its server still answers.
+            await stack.enter_async_context(mounting(own_mount))
         logger.info("server_ready address=%s volumes=%d", address, len(served))
         yield Running(address, volumes)
 

@@ -63,7 +63,14 @@ def _merge_both(
         mtime_ns = _pick(base.mtime_ns if base else None, local.mtime_ns, remote.mtime_ns)
     elif substance == remote.substance and not (base and base.substance == local.substance):
         merged.losers[id] = local
-    merged.wanted[id] = replace(source, mode=mode, mtime_ns=mtime_ns).at(place)
+    merged.wanted[id] = _with(source, mode, mtime_ns).at(place)
+
+
+def _with(state: State, mode: int, mtime_ns: int) -> State:
+    """Return a state with these aspects; itself where it has them, as nearly all have."""
+    if state.mode == mode and state.mtime_ns == mtime_ns:
+        return state
+    return replace(state, mode=mode, mtime_ns=mtime_ns)
 
 
 def _pick(base: _Value | None, local: _Value, remote: _Value) -> _Value:
@@ -129,7 +136,7 @@ def confirmed(base: State | None, local: State | None, remote: State | None) -> 
         source, mtime_ns = base, base.mtime_ns
     mode = remote.mode if local.mode == remote.mode else base.mode
     place = remote.place if local.place == remote.place else base.place
-    return replace(source, mode=mode, mtime_ns=mtime_ns).at(place)
+    return _with(source, mode, mtime_ns).at(place)
 
 
 def as_held(base: Tree, local: Tree, remote: Tree, abilities: Abilities) -> dict[EntryId, State]:
@@ -164,9 +171,7 @@ def _aspects_held(
             continue
         if other.mtime_ns // grain == local.mtime_ns // grain:
             mtime_ns = other.mtime_ns
-    if (mode, mtime_ns) == (local.mode, local.mtime_ns):
-        return local
-    return replace(local, mode=mode, mtime_ns=mtime_ns)
+    return _with(local, mode, mtime_ns)
 
 
 def recognised(local: Tree, remote: Tree) -> dict[EntryId, EntryId]:

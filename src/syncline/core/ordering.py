@@ -76,6 +76,8 @@ def order(
     """
     moved = {id for id, place in wanted.items() if current.get(id) != place}
     moved.update(current.keys() - wanted.keys())
+    if not moved:
+        return ()
     work = _Ordering(dict(current), wanted, after or {}, swappable, moved)
     return work.run()
 

@@ -241,9 +241,7 @@ def _placing(local: Tree, wanted: Tree, copies: Mapping[EntryId, EntryId]) -> tu
     # The copy is made from where its source is; only then does the source change.
     after = {source: copy for copy, source in copies.items()}
     swappable = frozenset(
-        id
-        for id, state in local.items()
-        if id in wanted and is_same(state.at(wanted[id].place), wanted[id])
+        id for id, state in local.items() if id in wanted and _is_only_moved(state, wanted[id])
     )
     steps = order(_places(local), _places(wanted), after=after, swappable=swappable - after.keys())
     actions = [_action(step, local, wanted, copies) for step in steps]
@@ -252,6 +250,11 @@ def _placing(local: Tree, wanted: Tree, copies: Mapping[EntryId, EntryId]) -> tu
         if old.place == new.place and not is_same(old, new):
             actions.append(Alter(id, old, new))
     return tuple(actions)
+
+
+def _is_only_moved(old: State, new: State) -> bool:
+    place = new.place
+    return old.place != place and is_same(old.at(place), new)
 
 
 def _action(step: Step, local: Tree, wanted: Tree, copies: Mapping[EntryId, EntryId]) -> Placing:
@@ -282,7 +285,7 @@ def _sending(view: View, remote: Tree, wanted: Tree) -> tuple[Unit, ...]:
     ring: list[Change] = []
     aside: set[EntryId] = set()
     for step in order(_places(remote), _places(wanted)):
-        changes = tuple(_changes(step, view, remote, wanted))
+        changes = _changes(step, view, remote, wanted)
         if isinstance(step, Aside):
             aside.add(step.id)
         elif isinstance(step, Shift):
@@ -302,19 +305,20 @@ def _sending(view: View, remote: Tree, wanted: Tree) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def _changes(step: Step, view: View, remote: Tree, wanted: Tree) -> Iterator[Change]:
+def _changes(step: Step, view: View, remote: Tree, wanted: Tree) -> tuple[Change, ...]:
     match step:
         case Arrive(id):
-            yield _put(id, view, wanted[id])
+            return (_put(id, view, wanted[id]),)
         case Shift(id):
             new = wanted[id]
-            yield Move(id, view.remote_revision(id), *new.place)
-            if not is_same(remote[id].at(new.place), new):
-                yield _put(id, view, new)
+            move = Move(id, view.remote_revision(id), *new.place)
+            if is_same(remote[id].at(new.place), new):
+                return (move,)
+            return (move, _put(id, view, new))
         case Leave(id):
-            yield Delete(id, view.remote_revision(id))
+            return (Delete(id, view.remote_revision(id)),)
         case Aside(id):
-            yield Move(id, view.remote_revision(id), ROOT_ID, aside_name(id))
+            return (Move(id, view.remote_revision(id), ROOT_ID, aside_name(id)),)
         case Swap():
             raise AssertionError("a table has no swap")
         case _:

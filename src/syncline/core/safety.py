@@ -33,11 +33,52 @@ class HaltReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """The brakes were pulled. `detail`: what was seen; `resume`: what resuming would do."""
+    """The brakes were pulled. `detail`: what was seen; `resume`: what resuming would do.
+
+    `count` is how many entries resuming would delete.
+    """
 
     reason: HaltReason
     detail: str
     resume: str
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a human allowed by resuming: so many deletes, of the kind that halted, and no more."""
+
+    reason: HaltReason
+    count: int
+
+
+_SENT = frozenset({HaltReason.MASS_DELETE, HaltReason.ROOT_EMPTIED})
+"""What deletes in the volume; `MASS_REMOVAL` deletes in the directory."""
+
+
+def is_agreed(consent: Consent | None, halt: Halt) -> bool:
+    """Tell whether a human has agreed to what pulled the brakes (B2)."""
+    if consent is None or halt.count > consent.count:
+        return False
+    if halt.reason is HaltReason.MASS_DELETE:
+        return consent.reason in _SENT
+    return consent.reason is halt.reason
+
+
+def left_of(consent: Consent | None, deletes: int, removals: int) -> Consent | None:
+    """Return what is left of a consent: no more than what a plan still has to delete.
+
+    So what was agreed to is used up, and an accident that comes later halts again.
+    """
+    if consent is None:
+        return None
+    count = min(consent.count, deletes if consent.reason in _SENT else removals)
+    return Consent(consent.reason, count) if count else None
+
+
+def is_told_as_confirmed(consent: Consent | None) -> bool:
+    """Tell whether what is sent now is what a human confirmed: the receivers need not ask again."""
+    return consent is not None and consent.reason in _SENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +147,7 @@ def check_root(
             HaltReason.ROOT_EMPTIED,
             f"the directory is empty, and had {entries} entries",
             f"delete {entries} entries in the volume",
+            entries,
         )
     return None
 
@@ -135,6 +177,7 @@ def check_deletes(
             HaltReason.MASS_DELETE,
             f"{deletes} of {entries} entries were deleted in this directory",
             f"delete {deletes} entries in the volume",
+            deletes,
         )
     unconfirmed = removals - confirmed
     if _is_mass(unconfirmed, entries, limits):
@@ -142,6 +185,7 @@ def check_deletes(
             HaltReason.MASS_REMOVAL,
             f"{unconfirmed} of {entries} entries were deleted in the volume",
             f"delete {removals} entries in this directory",
+            removals,
         )
     return None
 

@@ -64,6 +64,8 @@ class State:
 
     def at(self, place: Place) -> State:
         """Return the same state in another place."""
+        if place == (self.parent, self.name):
+            return self
         return replace(self, parent=place[0], name=place[1])
 
 
@@ -82,13 +84,16 @@ def state_of(entry: Entry) -> State:
 
 def is_same(one: State | None, other: State | None) -> bool:
     """Tell whether nobody could tell two states apart; two absences are the same."""
+    if one is other:
+        return True
     if one is None or other is None:
-        return one is other
+        return False
     return (
-        one.place == other.place
-        and one.substance == other.substance
+        one.name == other.name
+        and one.parent == other.parent
         and one.mode == other.mode
         and one.mtime_ns == other.mtime_ns
+        and one.substance == other.substance
     )
 
 

@@ -13,6 +13,11 @@ Contract, for every adapter:
 - What is written is durable after `File.sync` (its bytes) and `Directory.sync` of the directory
   that names it; `Directory.sync_all` does both for the whole file system. A crash before may keep
   any part of it: names without bytes too.
+- A file system may have no exchange in one step, and no move that refuses a taken name. There both
+  are done in steps. A crash in a move may leave the thing under both names. A crash in an exchange
+  may leave the second thing under a name that begins with `EXCHANGE_PREFIX`, in the directory of
+  the first name, and nowhere else: then nothing is at the second name, or the first thing is. So
+  does a user who takes the second name meanwhile; the exchange then fails with EEXIST.
 """
 
 from __future__ import annotations
@@ -23,6 +28,9 @@ from enum import Enum
 from typing import Protocol
 
 from syncline.core.safety import RootSeen
+
+EXCHANGE_PREFIX = b".syncline-exchange-"
+"""How the name begins under which an exchange in steps keeps a thing for a moment."""
 
 
 class FileKind(Enum):
@@ -142,7 +150,7 @@ class Directory(Protocol):
         """Rename without replacing anything; raise EEXIST."""
 
     def exchange(self, name: bytes, to: Directory, to_name: bytes) -> None:
-        """Let two things change names in one step; raise ENOENT where one is missing."""
+        """Let two things change names, in one step where that can be; raise ENOENT, EEXIST."""
 
     def remove(self, name: bytes) -> None:
         """Remove a name that is no directory's."""

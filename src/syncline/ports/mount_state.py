@@ -27,25 +27,17 @@ from syncline.core.entries import Entry
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import EntryId, OpId, ReplicaId, VolumeId
 from syncline.core.names import Name
-from syncline.core.safety import HaltReason, RootIdentity
+from syncline.core.safety import Consent, RootIdentity
 from syncline.core.table import Cursor, TableDigest
 from syncline.core.trees import Place, State
-
-
-class Consent(Enum):
-    """What a human allowed by `syncline resume`, until it is done."""
-
-    NONE = "none"
-    DELETES = "deletes"
-    """One plan may delete more than the brakes allow, on either side."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountFacts:
     """What a mount knows of itself. `cursor` is None before the first snapshot is whole.
 
-    `table_digest` is that of the remote tree, in step with the cursor. `halt` is the reason, and
-    what was seen, of brakes that were pulled and not released.
+    `table_digest` is that of the remote tree, in step with the cursor. `consent` is what a human
+    allowed by `syncline resume`, until it is done.
     """
 
     replica: ReplicaId
@@ -53,8 +45,7 @@ class MountFacts:
     root: RootIdentity | None
     cursor: Cursor | None = None
     table_digest: TableDigest = 0
-    halt: HaltReason | None = None
-    consent: Consent = Consent.NONE
+    consent: Consent | None = None
 
 
 class ObstacleReason(Enum):
@@ -159,13 +150,19 @@ class Exceptions(Protocol):
 
     def held(self) -> Mapping[EntryId, Held]: ...
 
+    def held_of(self, id: EntryId) -> Held | None: ...
+
+    def held_unread(self) -> Mapping[EntryId, Held]:
+        """Return who is held and not ignored; ignored ones cost nothing."""
+
     def set_obstacle(self, place: Place, obstacle: Obstacle | None) -> None: ...
 
     def obstacle(self, place: Place) -> Obstacle | None: ...
 
     def obstacles_in(self, parent: EntryId) -> Mapping[Name, Obstacle]: ...
 
-    def obstacles(self) -> Mapping[Place, Obstacle]: ...
+    def obstacles_not_ignored(self) -> Mapping[Place, Obstacle]:
+        """Return all obstacles but those that are ignored; these cost nothing."""
 
 
 class Notes(Protocol):

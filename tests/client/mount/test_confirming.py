@@ -30,8 +30,7 @@ from syncline.core.trees import Mount, state_of
 from syncline.ports.files import Directory
 from syncline.ports.mount_state import MountFacts, MountSession, MountState
 from syncline.ports.watcher import Noticed
-from tests.support.commits import op_id
-from tests.support.trees import delete, directory, file, id_of, move, put_file
+from tests.support.trees import directory, file, id_of
 
 FACTS = MountFacts(ReplicaId(bytes(16)), None, None)
 
@@ -118,25 +117,6 @@ def test_confirms_move_and_end_the_base(state: MountState) -> None:
         )
         assert session.base(id_of("a")) == state_of(file("a"))
         assert session.base(id_of("b")) is None
-
-
-def test_what_is_local_when_it_is_sent_is_noted(state: MountState) -> None:
-    with state.session() as session:
-        here(session, file("a", content=b"now"), file("b", name=b"moved"))
-        changes = [
-            put_file("a", 3, content=b"now"),
-            move("b", 2, "/", b"moved"),
-            delete("c", 1),
-            put_file("b", 2, name=b"moved"),
-        ]
-        confirming.note_sending(session, op_id(1), changes)
-    with state.session() as session:
-        here(session, file("a", content=b"later"))
-        assert session.sent(op_id(1)) == {
-            id_of("a"): state_of(file("a", content=b"now")),
-            id_of("b"): state_of(file("b", name=b"moved")),
-            id_of("c"): None,
-        }
 
 
 def test_intents_say_what_each_entry_becomes(state: MountState) -> None:

@@ -1,11 +1,13 @@
 """Users act between any two file operations of the scanner, and local becomes what the disk has.
 
+Now and then an operation of the scanner fails, which must not look like something that is gone.
 Once with the marks of the watcher alone, and again after a last look at everything, which then has
 nothing to correct.
 """
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,9 +17,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from syncline.client.mount.scan import DEFAULT_BUDGET, Budget
+from syncline.core.identity import ROOT_ID, EntryId
 from tests.support.scanning import World, make_world
 from tests.support.simulation.disk import Operation
+from tests.support.simulation.inodes import Inode
 from tests.support.simulation.user_side import Writer
+from tests.support.simulation.watcher import SimulatedWatcher
 
 NAMES = [b"a", b"b", b"c"]
 STEP_NS = 50_000
@@ -67,8 +72,8 @@ class Users:
     done: int = 0
     between: int = 0
     is_untold: bool = False
-    """Something was written through a name that is gone to a file that has another: inotify tells
-    nobody (IN_EXCL_UNLINK, and without it the lost name)."""
+    """A file with several names was changed. Inotify tells of one name, or, where the writer's own
+    name is gone, of none; who finds that one gone cannot know what else changed."""
     verbs: dict[str, Callable[[Act], None]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +99,7 @@ class Users:
             "out": lambda act: self.world.outside.rename(b"m/" + act.path, b"kept"),
             "in": lambda act: self.world.outside.rename(b"kept", b"m/" + act.path),
             "cycle": self.invert,
+            "fail": lambda act: self.world.disk.fail(ERRORS[len(act.path) % len(ERRORS)]),
         }
 
     def content(self) -> bytes:
@@ -127,14 +133,21 @@ class Users:
 
     def append(self, act: Act) -> None:
         if self.writer is not None:
-            self.note_lost_name(self.writer)
+            self.note_writing(self.writer)
             self.writer.write(self.content())
 
     def close(self, act: Act) -> None:
         if self.writer is not None:
-            self.note_lost_name(self.writer)
+            self.note_writing(self.writer)
             self.writer.close()
             self.writer = None
+
+    def note_writing(self, writer: Writer) -> None:
+        opened = writer._opened
+        self.is_untold |= opened.inode.links > opened.dentry.is_attached
+
+    def note_names(self, inode: Inode) -> None:
+        self.is_untold |= inode.links > 1 and not inode.is_directory
 
     def aimed(self, act: Act) -> Act:
         """Let an act that needs something find something."""
@@ -146,10 +159,6 @@ class Users:
         if act.verb == "exchange" and other not in there:
             other = there[sum(other) % len(there)]
         return replace(act, path=at, other=other)
-
-    def note_lost_name(self, writer: Writer) -> None:
-        opened = writer._opened
-        self.is_untold |= not opened.dentry.is_attached and opened.inode.links > 0
 
     def before(self, operation: Operation) -> None:
         self.world.disk.clock_ns += STEP_NS
@@ -174,11 +183,14 @@ class Users:
         act = self.acts.popleft()
         self.world.disk.clock_ns += act.ms * 1_000_000
         try:
-            self.verbs[act.verb](self.aimed(act))
+            aimed = self.aimed(act)
+            if act.verb in CHANGERS and self.world.user.exists(aimed.path):
+                self.note_names(self.world.user._find(aimed.path).inode)
+            self.verbs[act.verb](aimed)
             self.done += 1
         except BlockingIOError:
-            # A lease: the writer waits for a moment.
-            self.acts.appendleft(act)
+            # A lease: the writer waits until it is let go.
+            self.acts.appendleft(replace(act, gap=0))
         except OSError:
             pass
         self.left = self.acts[0].gap if self.acts else 0
@@ -187,9 +199,11 @@ class Users:
 VERBS = [
     "write", "save", "vim", "open", "append", "close", "mkdir", "tree", "rename", "rename",
     "rename", "exchange", "exchange", "unlink", "rmtree", "symlink", "fifo", "link", "chmod",
-    "utime", "out", "in", "cycle",
+    "utime", "out", "in", "cycle", "fail",
 ]  # fmt: skip
-MAKERS = {"write", "append", "close", "mkdir", "tree", "symlink", "fifo", "in"}
+ERRORS = [errno.EIO, errno.EACCES, errno.EMFILE]
+CHANGERS = {"write", "open", "chmod", "utime"}
+MAKERS = {"fail", "write", "append", "close", "mkdir", "tree", "symlink", "fifo", "in"}
 """What needs nothing to be at its path."""
 
 paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(b"/".join)
@@ -201,6 +215,16 @@ acts = st.builds(
     st.integers(0, 12),
     st.sampled_from([0, 0, 0, 1, 5, 30, 200]),
 )
+
+
+def watched(world: World) -> set[EntryId]:
+    assert isinstance(world.scanned.watcher, SimulatedWatcher)
+    return set(world.scanned.watcher._serials)
+
+
+def directories(world: World) -> set[EntryId]:
+    local = world.scanned.local().values()
+    return {ROOT_ID, *(id for id, seen in local if seen.state.is_directory)}
 
 
 def play(before: list[Act], during: list[Act], kind: Kind) -> Users:
@@ -223,14 +247,17 @@ def play(before: list[Act], during: list[Act], kind: Kind) -> Users:
     users.close(Act("close", b"", b"", 0, 0))
     scanned.rest()
     assert users.is_untold or scanned.shown() == world.expected(), "by marks alone"
+    assert watched(world) == directories(world), "each directory has its watch, and no other"
     with scanned.state.session() as session:
         assert not any(not held.is_ignored for held in session.held().values())
     ids = {path: id for path, (id, _) in scanned.local().items()}
     scanned.look_everywhere()
     assert scanned.shown() == world.expected()
+    assert watched(world) == directories(world), "each directory has its watch, and no other"
     if not users.is_untold:
         assert {path: id for path, (id, _) in scanned.local().items()} == ids
-    assert world.disk.open_handles == 1, "only the root stays open"
+    if not any(act.verb == "fail" for act in during):
+        assert world.disk.open_handles == 1, "only the root stays open"
     return users
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.core.identity import digest_of
+from syncline.client.mount.scan import Look
+from syncline.core.identity import ROOT_ID, EntryId, digest_of
+from syncline.ports.watcher import Mark
 from tests.support.scanning import World, make_world
+from tests.support.simulation.disk import Operation
 
 
 @pytest.fixture
@@ -219,7 +222,7 @@ class TestMoves:
     def test_directories_change_places(self, world: World) -> None:
         before = ids(world)
         world.user.exchange(b"d", b"e")
-        world.scanned.rest()
+        world.scanned.look_once()
         world.check()
         after = ids(world)
         assert (after[b"d"], after[b"e"]) == (before[b"e"], before[b"d"])
@@ -349,6 +352,74 @@ class TestMoves:
         world.check()
         assert ids(world)[b"f"] == before[b"f"]
         world.user.write(b"g", b"through g", keeps_bytes=True)
+        world.scanned.rest()
+        world.check()
+
+    def test_all_names_of_a_link_follow_a_change_of_one(self, world: World) -> None:
+        world.user.symlink(b"l", b"target")
+        world.user.link(b"l", b"k")
+        world.scanned.rest()
+        world.check()
+        world.user.utime(b"l", 5)
+        world.scanned.rest()
+        world.check()
+
+    def test_an_edit_by_another_name_while_a_hard_link_is_read(self, world: World) -> None:
+        world.user.link(b"f", b"g")
+        world.pass_time(1)
+        scanned = world.scanned
+        with scanned.state.session() as session:
+            readings = scanned.scanner.look(session, [Look(Mark(ROOT_ID, b"g"))]).readings
+        results = [scanned.read(reading) for reading in readings]
+        scanned.watcher.take()
+        world.user.write(b"f", b"through f", keeps_bytes=True)
+        world.scanned.look_once()
+        with scanned.state.session() as session:
+            scanned.wait(scanned.scanner.record(session, results))
+        scanned.rest()
+        world.check()
+
+    def test_a_change_in_the_same_tick_that_nobody_tells_of_is_seen(self, world: World) -> None:
+        world.user.write(b"f", b"two")
+        world.scanned.look_once()
+        assert content(world, b"f") == digest_of(b"two")
+        writer = world.user.open_writer(b"f")
+        writer.write(b"333")
+        writer.close()
+        world.scanned.watcher.take()
+        world.scanned.rest()
+        world.check()
+
+    def test_a_directory_seen_in_itself_half_way(self, world: World) -> None:
+        world.user.mkdir(b"d/p")
+        world.scanned.rest()
+        before = ids(world)
+
+        def before_look(operation: Operation) -> None:
+            if (operation.name, operation.path) == ("look", b"m/d/p/in"):
+                world.disk.before = None
+                world.user.rename(b"d/p", b"p")
+                world.user.rename(b"d", b"p/in")
+
+        world.disk.before = before_look
+        world.scanned.mark(EntryId(before[b"d/p"]), b"in")
+        world.scanned.look_once()
+        assert world.disk.before is None, "the race happened"
+        world.scanned.rest()
+        world.check()
+        after = ids(world)
+        assert (after[b"p"], after[b"p/in"]) == (before[b"d/p"], before[b"d"])
+
+    def test_a_hard_link_of_a_file_whose_directory_moves_meanwhile(self, world: World) -> None:
+        world.user.link(b"d/x", b"g")
+        world.user.rename(b"d", b"c")
+        noticed = world.scanned.watcher.take().marks
+        world.scanned.marks.add(
+            [mark for mark in noticed if mark.name == b"g"], world.scanned.now_s()
+        )
+        world.scanned.rest(most_s=0.03)
+        assert b"g" in ids(world), "recorded before the directory was found"
+        world.scanned.marks.add(noticed, world.scanned.now_s())
         world.scanned.rest()
         world.check()
 

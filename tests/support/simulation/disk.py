@@ -66,7 +66,8 @@ class SimulatedDisk(Contents):
     """The disk of one machine, with the processes on it.
 
     `now_ns` gives the time; without it `clock_ns` does, which the test moves. `before` is the hook.
-    `counts` has how often each operation was begun. `is_ordered`: see `journal`.
+    `counts` has how often each operation was begun. `is_ordered`: see `journal`. Without
+    `has_exchange` two things change names in the steps of `adapters.posix_renames`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class SimulatedDisk(Contents):
         grain_ns: int = GRAIN_NS,
         is_root: bool = True,
         is_ordered: bool = True,
+        has_exchange: bool = True,
     ) -> None:
         self.clock_ns = EPOCH_NS
         super().__init__(
@@ -84,6 +86,7 @@ class SimulatedDisk(Contents):
             is_root=is_root,
             is_ordered=is_ordered,
         )
+        self.has_exchange = has_exchange
         self.before: Callable[[Operation], None] | None = None
         self.counts: Counter[str] = Counter()
         self._faults: list[_Fault] = []

@@ -3,18 +3,27 @@
 Before every operation of a handle the disk calls its hook, in which users may act or the process
 may die. `close` alone does not: it may be called after death, and what could happen before it may
 as well happen before the next operation. The reading of a directory calls it again before it looks
-at each name (`list.look`), as the kernel lists and looks one by one.
+at each name (`list.look`), as the kernel lists and looks one by one; so does an exchange in steps
+before each step (`exchange.move`, `exchange.unlink`).
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from syncline.core.names import RESERVED_ROOT_NAME
 from syncline.core.safety import RootSeen
 from syncline.errors import InUse
-from syncline.ports.files import Directory, File, FileKind, Status, Writers
+from syncline.ports.files import (
+    EXCHANGE_PREFIX,
+    Directory,
+    File,
+    FileKind,
+    Status,
+    Writers,
+)
 from tests.support.simulation.disk import Crashed, Operation, SimulatedDisk
 from tests.support.simulation.inodes import (
     Actor,
@@ -174,7 +183,32 @@ class SimulatedDirectory(Directory):
 
     def exchange(self, name: bytes, to: Directory, to_name: bytes) -> None:
         directory = self._begin("exchange", name)
-        self._disk.rename(directory, name, _inode(to), to_name, Rename.EXCHANGE, Actor.ENGINE)
+        if self._disk.has_exchange:
+            self._disk.rename(directory, name, _inode(to), to_name, Rename.EXCHANGE, Actor.ENGINE)
+        else:
+            self._exchange_in_steps(name, _ours(to), to_name)
+
+    def _exchange_in_steps(self, name: bytes, to: SimulatedDirectory, to_name: bytes) -> None:
+        one, other = self._disk.find(self.inode, name), self._disk.find(to.inode, to_name)
+        if one.inode is other.inode:
+            return
+        aside = EXCHANGE_PREFIX + b"%016x" % self._disk.counts["exchange"]
+        with ExitStack() as undo:
+            self._disk.rename(to.inode, to_name, self.inode, aside, Rename.KEEP, Actor.ENGINE)
+            undo.callback(self._move_in_steps, aside, to, to_name)
+            self._move_in_steps(name, to, to_name)
+            undo.callback(to._move_in_steps, to_name, self, name)
+            self._move_in_steps(aside, self, name)
+            undo.pop_all()
+
+    def _move_in_steps(self, name: bytes, to: SimulatedDirectory, to_name: bytes) -> None:
+        directory = self._begin("exchange.move", name)
+        if self._disk.find(directory, name).inode.is_directory:
+            self._disk.rename(directory, name, to.inode, to_name, Rename.KEEP, Actor.ENGINE)
+            return
+        self._disk.link(directory, name, to.inode, to_name, Actor.ENGINE)
+        self._begin("exchange.unlink", name)
+        self._disk.remove(directory, name, Actor.ENGINE)
 
     def remove(self, name: bytes) -> None:
         self._disk.remove(self._begin("remove", name), name, Actor.ENGINE)
@@ -209,9 +243,13 @@ class SimulatedDirectory(Directory):
             self._disk.free_if_unused(self.inode)
 
 
-def _inode(directory: Directory) -> Inode:
+def _ours(directory: Directory) -> SimulatedDirectory:
     assert isinstance(directory, SimulatedDirectory)
-    return directory.inode
+    return directory
+
+
+def _inode(directory: Directory) -> Inode:
+    return _ours(directory).inode
 
 
 class SimulatedFiles:

@@ -128,7 +128,10 @@ class SimulatedExecutor:
     async def _later(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         await asyncio.sleep(self._random.random() * self._most_s)
         self._process.check()
-        return work(*args, **kwargs)
+        done = work(*args, **kwargs)
+        # The one who waits hears of it later, as across threads.
+        await asyncio.sleep(self._random.random() * self._most_s)
+        return done
 
     def close(self) -> None:
         """Have nothing to let go of."""

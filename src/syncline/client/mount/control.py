@@ -21,7 +21,7 @@ from syncline.client.mount.problems import BY_DESIGN
 from syncline.client.mount.recover import recover
 from syncline.client.mount.rooting import Root, open_root
 from syncline.client.steady import Backoff
-from syncline.core.safety import Halt, HaltReason
+from syncline.core.safety import Halt
 from syncline.ports.mount_control import (
     PROBLEMS_SHOWN_MAX,
     TRANSFERS_SHOWN_MAX,
@@ -189,7 +189,7 @@ class MountSupervisor:
             return ResumeResult(ResumeEnd.NOT_HALTED, None)
         if agreed != stands:
             return ResumeResult(ResumeEnd.HALTED, stands)
-        await self._lanes.thread.run(self._release, stands.reason)
+        await self._lanes.thread.run(self._release, stands)
         logger.warning("resumed reason=%s", stands.reason.value)
         if self._engine is not None:
             await self._engine.resumed(stands.reason)
@@ -198,9 +198,9 @@ class MountSupervisor:
         self._news.note()
         return ResumeResult(ResumeEnd.RESUMED, stands)
 
-    def _release(self, reason: HaltReason) -> None:
+    def _release(self, halt: Halt) -> None:
         with self._parts.state.session() as session:
-            release(session, reason)
+            release(session, halt)
 
 
 def _first(group: BaseExceptionGroup[RootLost]) -> RootLost:
@@ -253,7 +253,7 @@ def problems_of(engine: Engine) -> list[MountProblem]:
 def _phase(engine: Engine, problems: list[MountProblem]) -> MountPhase:
     if engine.halt is not None:
         return MountPhase.HALTED
-    if not engine.is_scanned:
+    if not engine.looking.is_scanned:
         return MountPhase.SCANNING
     if engine.follower.link is None or engine.phases.facts.cursor is None:
         return MountPhase.CONNECTING

@@ -26,16 +26,14 @@ from syncline.client.mount.fetching import Fetcher
 from syncline.client.mount.following import Connect, Connected, Follower
 from syncline.client.mount.goals import Goal, Goals
 from syncline.client.mount.halting import cut_halt, denied_halt, volume_halt
-from syncline.client.mount.marks import Marks
+from syncline.client.mount.looking import Looking
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.patience import Patience
-from syncline.client.mount.phases import Halted, Phases, Planned, ids_of, reads_of
+from syncline.client.mount.phases import Halted, Phases, Planned, ids_of
 from syncline.client.mount.place import Placed
 from syncline.client.mount.problems import BY_DESIGN
-from syncline.client.mount.read import Read, Reading, ReadResult
 from syncline.client.mount.receiving import Gathered, Receiving
 from syncline.client.mount.remote import FeedMismatch, HistoryCut
-from syncline.client.mount.scan import Look
 from syncline.client.mount.send import Sender
 from syncline.client.mount.sending import Sending
 from syncline.client.mount.tidings import Tidings
@@ -46,23 +44,21 @@ from syncline.core.plans import Placing
 from syncline.core.safety import Halt, HaltReason
 from syncline.errors import LocalFailure, NoSpace, ProtocolBroken, SynclineError
 from syncline.ports.executor import Executor
-from syncline.ports.link import Committed, Progress, ResetReason, SnapshotBegin, WatchEvent
+from syncline.ports.link import (
+    Committed,
+    Heartbeat,
+    Progress,
+    ResetReason,
+    SnapshotBegin,
+    SnapshotEnd,
+    WatchEvent,
+)
 from syncline.ports.mount_control import MountProblem, StatusNews, WaitEnd
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-READINGS_AT_ONCE = 32
-READINGS_MAX = 2_000
-"""Files that are being read; beyond, no more places are looked at."""
-
-SCAN_S = 3_600.0
-"""How often everything is looked at although the watcher told nothing: for what no watch sees."""
-
-DEGRADED_SCAN_S = 30.0
-"""The same when the system has no watches left; and at least 20 times what a scan takes."""
 
 REPLAN_SHARE = 4.0
 """While much is under way, planning again takes at most a fifth of the time."""
@@ -123,32 +119,26 @@ class Engine:
         self.halt: Halt | None = None
         self.planned: Planned | None = None
         self.dirty = self.entries = 0
-        self.is_scanned = False
         self._wake = asyncio.Event()
         self.contents = Contents()
         self.patience = Patience()
         self.tidings = Tidings(self.parts.clock, news.note)
-        self.marks = Marks()
         self.goals = Goals()
         self.follower = Follower(connect, self.parts.author, self.wake, backoff=backoff)
         parts = (phases, lanes.thread)
         self.sending = Sending(*parts, self.patience, self.tidings, self.replan)
-        self.receiving = Receiving(
-            *parts, self.contents, self.patience, self.tidings, self.replan
-        )
+        self.receiving = Receiving(*parts, self.contents, self.patience, self.tidings, self.replan)
+        self.looking = Looking(phases, lanes.thread, lanes.reads, self.contents, self.wake)
         self._group: asyncio.TaskGroup
-        self._results: list[ReadResult] = []
-        self._reading = 0
-        self._is_scan_due = True
-        self._is_scan_cut = False
-        self._scan_started_s = self._scanned_s = self._scan_took_s = 0.0
         self._needs_plan = True
+        self._has_news = False
         self._planned_s = self._plan_took_s = 0.0
         self._gathering: tuple[asyncio.Task[Gathered], Sequence[Placing]] | None = None
         self._repairs = 0
         self._retry_s: float | None = None
         self.trouble: MountProblem | None = None
         self._is_unsynced = False
+        self._forgotten: list[bytes] = []
         self._pauses = _pauses()
         self._is_cycling = True
         self._taken = asyncio.Event()
@@ -162,21 +152,17 @@ class Engine:
 
     def replan(self) -> None:
         """Let the control task make a new plan."""
-        self._needs_plan = True
+        self._needs_plan = self._has_news = True
         self._wake.set()
-
-    def scan(self) -> None:
-        """Look at everything as soon as possible."""
-        self._is_scan_due = True
-        self._wake.set()
-
-    @property
-    def is_scanning(self) -> bool:
-        """Tell whether a look at everything is due or under way."""
-        return self._is_scan_due or self._is_scan_cut or self._reading > 0
 
     async def run(self) -> None:
         """Keep the mount equal to the volume until it is cancelled."""
+        try:
+            await self._run()
+        finally:
+            self.phases.stop()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._watch(), name="watcher")
             self._group.create_task(
@@ -204,9 +190,9 @@ class Engine:
         now_s = self._now_s()
         due: list[float | None] = []
         if self.halt is None:
-            due += [self._next_scan_s(), self._retry_s, self._replan_s()]
-            if self._reading < READINGS_MAX:
-                due += [self.marks.next_s(), now_s if self._is_scan_cut else None]
+            due += [self._retry_s, self._replan_s()]
+            due += [self.sending.pause_until_s, self.receiving.pause_until_s]
+            due.append(self.looking.due_s())
         if self.phases.applier.is_lingering:
             due.append(now_s + LINGER_LOOK_S)
         next_s = min((each for each in due if each is not None), default=None)
@@ -217,28 +203,24 @@ class Engine:
             pass
         self._wake.clear()
 
-    def _next_scan_s(self) -> float | None:
-        if self._is_scan_cut:
-            return None
-        if self._is_scan_due:
-            return self._now_s()
-        every_s = SCAN_S
-        if self.phases.scanner.is_watch_exhausted:
-            every_s = max(DEGRADED_SCAN_S, 20 * self._scan_took_s)
-        return self._scanned_s + every_s
-
     def _replan_s(self) -> float | None:
         """Return when a plan that is due may be made: at once when nothing is under way."""
         if not self._needs_plan or not self._may_plan():
             return None
         if self.sending.is_small_free:
             return self._now_s()
+        # What was sent is planned anew when it is answered; only news are worth a plan before.
+        return self._patient_until_s() if self._has_news else None
+
+    def _patient_until_s(self) -> float:
         return self._planned_s + REPLAN_SHARE * self._plan_took_s
 
     # -- a cycle -----------------------------------------------------------------
 
     async def _cycle(self) -> None:
         try:
+            for lane in (self.sending, self.receiving):
+                lane.raise_error()
             if self._is_unsynced:
                 await self._thread(self.phases.sync_all)
                 self._is_unsynced = False
@@ -247,6 +229,8 @@ class Engine:
                 await self._observe()
                 if self._retry_s is not None and self._retry_s <= self._now_s():
                     self._needs_plan, self._retry_s = True, None
+                for lane in (self.sending, self.receiving):
+                    self._needs_plan |= lane.is_pause_over(self._now_s())
                 replan_s = self._replan_s()
                 if replan_s is not None and replan_s <= self._now_s():
                     await self._plan_and_act()
@@ -271,7 +255,7 @@ class Engine:
         self.news.note()
         self.follower.restart()
         self._is_unsynced = self._needs_plan = True
-        self._is_scan_due, self._is_scan_cut = True, False
+        self.looking.begin_anew()
         await asyncio.sleep(next(self._pauses))
 
     async def _hear(self) -> None:
@@ -295,8 +279,11 @@ class Engine:
                 if heard.ids:
                     self._needs_plan = True
                 if heard.ids and not heard.is_own:
-                    self.sending.is_replan_wanted = True
-                self._repairs = 0
+                    self._note_news()
+                if any(isinstance(each, Committed | Heartbeat | SnapshotEnd) for each in told):
+                    self.follower.thrive()
+                if any(isinstance(each, Committed) for each in told):
+                    self._repairs = 0
         except FeedMismatch as error:
             await self._repair(error)
         except HistoryCut as error:
@@ -327,6 +314,8 @@ class Engine:
             event.link, self.contents, self.phases.root.own, self.lanes.reads, self.parts.chunker
         )
         self._caught_up = event.facts.head.revision
+        self.sending.follow(self._caught_up)
+        self.receiving.connected()
         self.patience.forgive_all()
         self._needs_plan = True
         logger.info("connected volume=%s head=%d", event.facts.volume_name, self._caught_up)
@@ -353,103 +342,51 @@ class Engine:
         """Ask for the whole table, once; a mismatch that lasts is told and waited out."""
         self._repairs += 1
         logger.error("feed_mismatch error=%r repairs=%d", str(error), self._repairs)
-        await self._thread(self.phases.change_facts, replace(self.phases.facts, cursor=None))
         if self._repairs > REPAIRS_MAX:
             self.follower.fail(ProtocolBroken(f"the feed is not the server's table: {error}"))
-        else:
-            self.follower.restart()
+        self.follower.repair()
 
     async def _observe(self) -> None:
         """Look at what was marked, and take in what was read."""
         now_s = self._now_s()
         noticed = self.parts.watcher.take()
         self._taken.set()
-        self.marks.add(noticed.marks, now_s)
-        self.marks.add(self.sending.take_looks(), now_s)
-        for goal in self.goals.notice(noticed.sentinels, now_s):
-            if self.phases.scanner.is_watch_exhausted:
-                self._is_scan_due = True
-            await self._thread(self.phases.drop_sentinel, goal.token)
-        if noticed.is_overflown or self.marks.is_too_many:
-            logger.warning("watch_overflow looking_at=everything")
-            self._is_scan_due = True
-        scan_s = self._next_scan_s()
-        if scan_s is not None and scan_s <= now_s:
-            self._is_scan_due = True
-        if self._results:
-            results, self._results = self._results, []
-            self.marks.wait(await self._thread(self.phases.record, results), now_s)
-            self._keep_contents(reads_of(results))
-            self._note_observed()
-        if self._reading >= READINGS_MAX:
-            return
-        looks = self.marks.take(now_s)
-        if looks or self._is_scan_due or self._is_scan_cut or noticed.is_root_gone:
-            await self._look(looks)
-        if self.is_scanned is False and not self.is_scanning:
-            for relabel in await self._thread(self.phases.finish_first_scan):
-                self.marks.relabel(relabel.local_id, relabel.id)
-            self.is_scanned = self._needs_plan = True
-            logger.info("scanned seconds=%.1f", self._now_s() - self._scan_started_s)
+        self.looking.marks.add(self.sending.take_looks(), now_s)
+        # A sentinel may be among what was lost; the scan that follows sees what it stood for.
+        tokens = (goal.token for goal in self.goals.all) if noticed.is_overflown else ()
+        noticed_goals = self.goals.notice([*noticed.sentinels, *tokens], now_s)
+        if noticed_goals and self.phases.scanner.is_watch_exhausted:
+            self.looking.scan()
+        if self._forgotten:
+            forgotten, self._forgotten = self._forgotten, []
+            await self._thread(self.phases.drop_sentinels, forgotten)
+        if await self.looking.observe(noticed, self._group):
+            self._note_news()
 
-    async def _look(self, looks: Sequence[Look]) -> None:
-        is_everywhere = self._is_scan_due and not self._is_scan_cut
-        if is_everywhere:
-            self._is_scan_due = False
-            self.marks.clear()
-            self._scan_started_s = self._now_s()
-        was_cut = self._is_scan_cut
-        observed = await self._thread(self.phases.look, looks, is_everywhere=is_everywhere)
-        self._is_scan_cut = observed.is_cut
-        if (is_everywhere or was_cut) and not observed.is_cut:
-            self._scanned_s = self._now_s()
-            self._scan_took_s = self._scanned_s - self._scan_started_s
-        self.marks.wait(observed.waiting, self._now_s())
-        self._keep_contents(observed.reads)
-        readings = observed.readings
-        for start in range(0, len(readings), READINGS_AT_ONCE):
-            some = readings[start : start + READINGS_AT_ONCE]
-            self._reading += len(some)
-            self._group.create_task(self._read(some), name="read")
-        self._note_observed()
-
-    async def _read(self, readings: Sequence[Reading]) -> None:
-        try:
-            for reading in readings:
-                self._results.append(await self.lanes.reads.run(self.phases.read, reading))
-        finally:
-            self._reading -= len(readings)
-            self._wake.set()
-
-    def _keep_contents(self, reads: Sequence[Read]) -> None:
-        """Keep in memory what is about to be sent."""
-        for each in reads:
-            if each.held is not None:
-                self.contents.put(each.content.digest, each.held)
-            self.contents.put_pieces(each.chunked.pieces)
-
-    def _note_observed(self) -> None:
-        self._needs_plan = True
+    def _note_news(self) -> None:
+        """Plan soon, also while something is being sent."""
+        self._needs_plan = self._has_news = True
         self.sending.is_replan_wanted = True
 
     # -- planning and acting -----------------------------------------------------
 
     def _may_plan(self) -> bool:
         facts = self.phases.facts
-        return self.is_scanned and self.halt is None and facts.cursor is not None
+        return self.looking.is_scanned and self.halt is None and facts.cursor is not None
 
     def _may_send(self) -> bool:
         cursor = self.phases.facts.cursor
         return (
             self.follower.link is not None
             and self.sending.is_small_free
+            and self.sending.pause_until_s is None
             and cursor is not None
             and cursor.revision >= max(self.sending.awaited, self._caught_up)
         )
 
     async def _plan_and_act(self) -> None:
         started_s = self._now_s()
-        self._needs_plan = False
+        self._needs_plan = self._has_news = False
         busy = self.sending.busy | self.patience.waiting(started_s)
         self._retry_s = self.patience.next_s(started_s)
         planned = await self._thread(self.phases.plan, busy, may_send=self._may_send())
@@ -458,16 +395,19 @@ class Engine:
         self.planned = planned
         self.patience.keep_only(planned.ids)
         for relabel in planned.relabels:
-            self.marks.relabel(relabel.local_id, relabel.id)
+            self.looking.marks.relabel(relabel.local_id, relabel.id)
         if self.follower.link is not None and self._sender and self._fetcher:
-            self.sending.start(planned, self._sender, self._group)
+            self.sending.start(planned, self._sender, self._group, self._patient_until_s())
             self.receiving.start(planned, self._fetcher, self._group)
+        elif planned.first is not None:
+            self.sending.keep_unknown([planned.first.op], self._now_s())
         if planned.slices:
             await self._place(planned)
         await self.receiving.tidy(planned)
 
     async def _place(self, planned: Planned) -> None:
         """Place slice by slice; the contents of the next one come meanwhile."""
+        patient_until_s = self._patient_until_s()
         for count, actions in enumerate(planned.slices):
             contents = await self._contents_of(actions, planned)
             if contents is None:
@@ -480,6 +420,9 @@ class Engine:
                 self.phases.place, actions, contents, following[0] if following else ()
             )
             self._note_placed(actions, placed, planned)
+            if following and self._now_s() >= patient_until_s and self._is_anything_due():
+                self.replan()
+                return
 
     async def _contents_of(self, actions: Sequence[Placing], planned: Planned) -> Gathered | None:
         """Return the contents of a slice; None when there are news to look at before they came."""
@@ -493,8 +436,15 @@ class Engine:
                 self._gathering = None
                 if for_actions is actions:
                     return task.result()
-            elif self._wake.is_set() and self._now_s() - started_s >= patient_s:
+            elif self._now_s() - started_s >= patient_s and self._is_anything_due():
                 return None
+
+    def _is_anything_due(self) -> bool:
+        """Tell whether there is something to hear or to look at."""
+        due_s = min(
+            (s for s in (self.looking.marks.next_s(), self._retry_s) if s is not None), default=None
+        )
+        return self._wake.is_set() or (due_s is not None and due_s <= self._now_s())
 
     def _begin_gathering(
         self, actions: Sequence[Placing], planned: Planned
@@ -525,8 +475,10 @@ class Engine:
                 self.patience.fail(id, problem, now_s, is_certain=False)
         for path in placed.rescued:
             logger.warning("rescued path='%s' reason=edited_while_replaced", path)
-        self.marks.add(placed.looks, now_s)
-        self._needs_plan = True
+        self.looking.marks.add(placed.looks, now_s)
+        if placed.entries or placed.problems or placed.looks:
+            # Not where content was lacking alone: whoever brings it asks for a new plan.
+            self.replan()
 
     # -- the end of a cycle --------------------------------------------------------
 
@@ -534,7 +486,7 @@ class Engine:
         now_s = self._now_s()
         await self.sending.forget_unknown(now_s)
         marks, self.dirty, self.entries = await self._thread(self.phases.settle)
-        self.marks.add(marks, now_s)
+        self.looking.marks.add(marks, now_s)
         if self.goals.all:
             await self._judge_goals()
         if not self.dirty and self.sending.is_idle:
@@ -546,16 +498,18 @@ class Engine:
     @property
     def is_at_rest(self) -> bool:
         """Tell whether nothing is to be done but what waits for a user or for another try."""
+        return not self._is_cycling and self._is_idle()
+
+    def _is_idle(self) -> bool:
         planned = self.planned
         return (
             planned is not None
-            and not self._is_cycling
             and planned.is_quiet
             and not self.patience.is_hoping
             and self.trouble is None
             and not self._needs_plan
-            and not self.is_scanning
-            and not len(self.marks)
+            and not self.looking.is_scanning
+            and self.looking.marks.is_idle
             and self.sending.is_idle
             and self.receiving.is_idle
             and self._is_heard()
@@ -573,12 +527,25 @@ class Engine:
         goal = Goal(self.parts.ids.op().hex().encode(), loop.create_future())
         self.goals.all.append(goal)
         try:
-            await self._thread(self.phases.make_sentinel, goal.token)
+            await self._send_sentinel(goal)
             await self._ask_head(goal)
             self._wake.set()
             return await goal.end
         finally:
             self.goals.all.remove(goal)
+            self._forgotten.append(goal.token)
+            self._wake.set()
+
+    async def _send_sentinel(self, goal: Goal) -> None:
+        """Make the sentinel; where that cannot be, a look at everything takes its place."""
+        try:
+            is_watched = await self._thread(self.phases.make_sentinel, goal.token)
+        except OSError as error:
+            logger.warning("no_sentinel error=%s", error.strerror)
+            is_watched = False
+        if not is_watched:
+            goal.seen_s = self._now_s()
+            self.looking.scan()
 
     async def _ask_head(self, goal: Goal) -> None:
         """Learn the server's head of now, as soon as there is a server."""
@@ -604,7 +571,7 @@ class Engine:
             and goal.head is not None
             and cursor is not None
             and cursor.revision >= goal.head
-            and (goal.ids is not None or self._is_looked_at(goal.seen_s))
+            and (goal.ids is not None or self.looking.is_settled(goal.seen_s))
         ]
         if not ready:
             return
@@ -614,12 +581,8 @@ class Engine:
             goal.ids = (dirty if goal.ids is None else goal.ids & dirty) - by_design
             if not goal.ids:
                 goal.finish(WaitEnd.IN_SYNC if self._is_clean() else WaitEnd.PROBLEMS)
-            elif self.is_at_rest and goal.ids <= self._troubled():
+            elif self._is_idle() and goal.ids <= self._troubled():
                 goal.finish(WaitEnd.PROBLEMS)
-
-    def _is_looked_at(self, seen_s: float) -> bool:
-        """Tell whether all that was marked up to then is recorded."""
-        return self.is_scanned and not self.is_scanning and self.marks.is_settled(seen_s)
 
     def _by_design(self) -> set[EntryId]:
         planned = self.planned.problems if self.planned is not None else ()
@@ -645,12 +608,12 @@ class Engine:
 
     async def resumed(self, reason: HaltReason) -> None:
         """Go on after a halt that was released in the state."""
-        self.halt = None
         self.phases.facts = await self._thread(self.phases.read_facts)
+        self.halt = None
         if reason is HaltReason.HISTORY_CUT:
             self.sending.awaited = Revision(0)
             self.follower.allow()
-        self.scan()
+        self.looking.scan()
         self._needs_plan = True
 
     # -- small things ------------------------------------------------------------

@@ -22,6 +22,7 @@ from syncline.ports.link import (
     Link,
     Progress,
     ServerFacts,
+    SnapshotBegin,
     SnapshotEnd,
     WatchBegin,
     WatchEvent,
@@ -72,6 +73,8 @@ class Follower:
         self._events: asyncio.Queue[FeedEvent] = asyncio.Queue(EVENTS_MAX)
         self._allowed = asyncio.Event()
         self._is_broken = False
+        self._is_well = False
+        self._wants_snapshot = False
         self._deadline: asyncio.Timeout | None = None
         self._progress = _Progress()
 
@@ -101,6 +104,15 @@ class Follower:
         if self._deadline is not None:
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
+    def thrive(self) -> None:
+        """Say that what came was good: the next attempt comes soon."""
+        self._is_well = True
+
+    def repair(self) -> None:
+        """Begin anew with the whole table, if the server's history is still the one seen here."""
+        self._wants_snapshot = True
+        self.restart()
+
     def fail(self, error: SynclineError) -> None:
         """Begin a new stream, because of what this one told."""
         self._note(error)
@@ -115,6 +127,7 @@ class Follower:
     async def run(self, cursor: Callable[[], Cursor | None]) -> None:
         """Follow for ever; `cursor` says where a stream begins."""
         pauses = self._backoff.pauses()
+        self._is_well = False
         while True:
             await self._allowed.wait()
             await self._events.join()  # F1
@@ -122,8 +135,6 @@ class Follower:
                 link = await self._connect()
                 try:
                     async for event in self._stream(link, cursor):
-                        if not isinstance(event, Connected):
-                            pauses = self._backoff.pauses()
                         await self._events.put(event)
                         self._wake()
                 finally:
@@ -132,6 +143,8 @@ class Follower:
                     self._wake()
             except SynclineError as error:
                 self._note(error)
+            if self._is_well:
+                pauses, self._is_well = self._backoff.pauses(), False
             await asyncio.sleep(next(pauses))
 
     async def _stream(
@@ -144,7 +157,10 @@ class Follower:
             logger.info("reconnected head=%d", facts.head.revision)
         self.error = None
         yield Connected(link, facts)
-        begin = WatchBegin(self._author, cursor(), wants_inline=True)
+        at = cursor()
+        if self._wants_snapshot and at is not None and await self._goes_on(link, at):
+            at = None
+        begin = WatchBegin(self._author, at, wants_inline=True)
         progress = self._progress.stream()
         stream = link.watch(begin, progress)
         try:
@@ -154,6 +170,21 @@ class Follower:
                     return
                 self._note_head(event)
                 yield event
+        finally:
+            progress.end()
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
+
+    async def _goes_on(self, link: Link, at: Cursor) -> bool:
+        """Tell whether the server's history still holds a cursor.
+
+        Only then may a whole table take the place of the one that is here: a server that was
+        restored from a backup must say so, and not be believed.
+        """
+        progress = self._progress.stream()
+        stream = link.watch(WatchBegin(self._author, at), progress)
+        try:
+            return not isinstance(await self._next(stream), SnapshotBegin)
         finally:
             progress.end()
             if isinstance(stream, AsyncGenerator):
@@ -177,7 +208,9 @@ class Follower:
         match event:
             case Committed(commit):
                 head = Head(commit.revision, commit.id, commit.table_digest)
-            case Heartbeat(head) | SnapshotEnd(head):
+            case SnapshotEnd(head):
+                self._wants_snapshot = False
+            case Heartbeat(head):
                 pass
             case _:
                 return

@@ -27,7 +27,6 @@ class Goal:
     head: Revision | None = None
     seen_s: float | None = None
     ids: set[EntryId] | None = None
-    needs_scan: bool = False
 
     def finish(self, end: WaitEnd) -> None:
         """Let the caller go; a second time does nothing."""

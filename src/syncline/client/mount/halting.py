@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from syncline.core.safety import Halt, HaltReason, check_history
+from syncline.core.safety import Consent, Halt, HaltReason, check_history
 from syncline.core.table import Cursor, Head
 from syncline.ports.link import ServerFacts
-from syncline.ports.mount_state import Consent, MountFacts, MountSession
+from syncline.ports.mount_state import MountFacts, MountSession
 
 AS_NEW = (
     "merge this directory with the volume as a new mount, send what the volume lacks, and delete"
@@ -41,12 +41,13 @@ def volume_halt(facts: ServerFacts) -> Halt:
     )
 
 
-def release(session: MountSession, reason: HaltReason) -> None:
+def release(session: MountSession, halt: Halt) -> None:
     """Record that a human wants to go on."""
     facts = session.facts()
+    reason = halt.reason
     match reason:
         case HaltReason.ROOT_EMPTIED | HaltReason.MASS_DELETE | HaltReason.MASS_REMOVAL:
-            session.set_facts(replace(facts, consent=Consent.DELETES))
+            session.set_facts(replace(facts, consent=Consent(reason, halt.count)))
         case HaltReason.ROOT_REPLACED:
             session.forget_all()
             session.set_facts(_as_new(replace(facts, root=None)))
@@ -61,4 +62,4 @@ def release(session: MountSession, reason: HaltReason) -> None:
 
 
 def _as_new(facts: MountFacts) -> MountFacts:
-    return replace(facts, volume=None, cursor=None, table_digest=0, consent=Consent.NONE)
+    return replace(facts, volume=None, cursor=None, table_digest=0, consent=None)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from syncline.client.mount.scan import Look, Waiting
+from syncline.client.mount.scan_memory import UNREAD_S
 from syncline.core.identity import EntryId
 from syncline.ports.watcher import Mark
 
@@ -26,6 +27,8 @@ class _Pending:
     first_s: float
     last_s: float
     due_s: float
+    is_told: bool = False
+    """It cannot be read, and is told as a problem: only another try waits."""
 
 
 class Marks:
@@ -49,6 +52,7 @@ class Marks:
                 self._pending[key] = _Pending(mark, now_s, now_s, due_s)
                 continue
             pending.mark = _merged(pending.mark, mark)
+            pending.is_told = False
             pending.last_s = now_s
             pending.due_s = min(pending.due_s, due_s) if mark.is_open else due_s
 
@@ -61,7 +65,9 @@ class Marks:
                 before = self._taken.get(key)
                 first_s = before.first_s if before else now_s
                 last_s = before.last_s if before else now_s
-                self._pending[key] = _Pending(each.mark, first_s, last_s, now_s + each.in_s)
+                is_told = each.in_s >= UNREAD_S
+                due_s = now_s + each.in_s
+                self._pending[key] = _Pending(each.mark, first_s, last_s, due_s, is_told)
             else:
                 pending.mark = _merged(each.mark, pending.mark)
                 pending.due_s = min(pending.due_s, now_s + each.in_s)
@@ -85,19 +91,30 @@ class Marks:
             self._pending[new, mark.name] = pending
 
     def is_settled(self, by_s: float) -> bool:
-        """Tell whether all that was noticed up to then was looked at; open files do not count."""
+        """Tell whether all that was noticed up to then was looked at.
+
+        Files that are open for writing, and those that cannot be read, do not count.
+        """
         return not any(
-            pending.first_s <= by_s and not pending.mark.is_open
+            pending.first_s <= by_s and not pending.mark.is_open and not pending.is_told
             for pending in self._pending.values()
         )
 
-    def clear(self) -> None:
-        """Forget all: everything is looked at."""
-        self._pending.clear()
-        self.is_too_many = False
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits but further tries of what is told as a problem."""
+        return all(pending.is_told for pending in self._pending.values())
 
-    def __len__(self) -> int:
-        return len(self._pending)
+    def clear(self, taken: Iterable[Look]) -> None:
+        """Forget all, because everything is looked at; but not whose content is to be read again.
+
+        `taken` are the looks that were taken last, and do not happen either.
+        """
+        kept = [look.mark for look in taken if look.mark.is_written]
+        kept += [each.mark for each in self._pending.values() if each.mark.is_written]
+        times = dict(self._taken) | self._pending
+        self._pending = {(m.directory, m.name): times[m.directory, m.name] for m in kept}
+        self.is_too_many = False
 
 
 def _merged(old: Mark, new: Mark) -> Mark:

@@ -9,7 +9,7 @@ P3  Nothing is planned before everything was looked at once, and the server's ta
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -22,7 +22,7 @@ from syncline.client.mount.place import Applier, Placed
 from syncline.client.mount.problems import exceptions_shown, plan_problems
 from syncline.client.mount.read import Read, Reading, ReadResult, read
 from syncline.client.mount.recover import apply_intents
-from syncline.client.mount.rooting import Root, check
+from syncline.client.mount.rooting import Root, check, entries_to_lose
 from syncline.client.mount.scan import Look, Scanner, Waiting
 from syncline.client.mount.staged_content import StagedContent
 from syncline.client.mount.views import closed_view
@@ -45,8 +45,15 @@ from syncline.core.plans import (
     Unit,
 )
 from syncline.core.reconcile import reconcile
-from syncline.core.safety import Halt, check_deletes
+from syncline.core.safety import (
+    Halt,
+    check_deletes,
+    is_agreed,
+    is_told_as_confirmed,
+    left_of,
+)
 from syncline.core.trees import State
+from syncline.ports.files import EXCHANGE_PREFIX
 from syncline.ports.link import (
     Committed,
     ResetReason,
@@ -56,7 +63,7 @@ from syncline.ports.link import (
     WatchEvent,
 )
 from syncline.ports.mount_control import MountProblem
-from syncline.ports.mount_state import Consent, MountFacts, MountSession
+from syncline.ports.mount_state import MountFacts, MountSession
 from syncline.ports.watcher import Mark
 
 logger = logging.getLogger(__name__)
@@ -142,6 +149,12 @@ class Planned:
     """Where the entries that are to be placed are going to be, for people."""
     locals: Mapping[EntryId, State | None]
     """What was local when the changes to be sent were made."""
+    first: Outgoing | None
+    """The first of the small batches: it is noted with the plan, which saves a session."""
+    wanted: frozenset[Digest]
+    """The large contents that the mount wants, also where their entries were left out."""
+    is_held_back: bool
+    """There is something to send, which is not to be sent yet."""
     is_confirmed: bool
     pending_up: int
     pending_down: int
@@ -149,7 +162,7 @@ class Planned:
     @property
     def is_quiet(self) -> bool:
         """Tell whether nothing is to be done."""
-        return not (self.slices or self.small or self.large)
+        return not (self.slices or self.small or self.large or self.is_held_back)
 
 
 class Phases:
@@ -169,9 +182,26 @@ class Phases:
             parts.mount.abilities,
         )
         self._reason = ResetReason.NEWCOMER
+        self._is_stopping = False
         self.exceptions: tuple[MountProblem, ...] = ()
-        parts.watcher.add_sentinels(root.own.sentinels)
+        self._has_sentinels = self._watch_sentinels()
         self.facts = self.read_facts()
+
+    def _watch_sentinels(self) -> bool:
+        """Watch the sentinels, without those that an earlier run left; tell whether it could be."""
+        sentinels = self.root.own.sentinels
+        try:
+            for name, _ in sentinels.list():
+                sentinels.remove(name)
+            self.parts.watcher.add_sentinels(sentinels)
+        except OSError as error:
+            logger.warning("no_sentinels error=%s", error.strerror)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Let reading threads end soon."""
+        self._is_stopping = True
 
     # -- observing -------------------------------------------------------------
 
@@ -227,7 +257,17 @@ class Phases:
 
     def read(self, reading: Reading) -> ReadResult:
         """Read one file; for any thread."""
-        return read(self.root.directory, reading, self.parts.chunker, self.parts.clock)
+        return read(
+            self.root.directory,
+            reading,
+            self.parts.chunker,
+            self.parts.clock,
+            lambda: self._is_stopping,
+        )
+
+    def read_all(self, readings: Sequence[Reading]) -> list[ReadResult]:
+        """Read some files; for any thread."""
+        return [self.read(reading) for reading in readings]
 
     def record(self, results: Sequence[ReadResult]) -> tuple[Waiting, ...]:
         """Take in what was read."""
@@ -239,7 +279,7 @@ class Phases:
     def _check_root(self, session: MountSession) -> None:
         facts = session.facts()
         assert facts.root is not None, "a root that was opened is known"
-        entries = 0 if facts.consent is Consent.DELETES else session.base_count()
+        entries = entries_to_lose(session)
         halt = check(self.parts.files, facts.root, entries, self.parts.limits)
         if halt is not None:
             raise Halted(halt)
@@ -257,28 +297,33 @@ class Phases:
             )
             plan = reconcile(view, self.parts.mount)
             is_confirmed = self._check_deletes(session, plan)
-            deletes = plan.deletes + plan.removals
-            facts = session.facts()
             confirming.carry_relabels(session, plan.relabels, self.parts.watcher)
+            self._follow(plan.relabels)
             confirming.carry_confirms(session, plan.confirms)
             actions = list(_possible(plan.placing, busy))
             slices = tuple(_slices(actions))
             if slices:
                 session.forget_intents()
                 confirming.note_intents(session, slices[0])
-            elif facts.consent is Consent.DELETES and not deletes:
-                session.set_facts(replace(facts, consent=Consent.NONE))
             units = list(_ready(session, plan.sending, busy)) if may_send else []
             all_batches = batches(units)
+            small = tuple(batch for batch in all_batches if not is_large(batch))
+            locals_ = dict(_locals(session, units))
+            first = None
+            if small:
+                first = self._note(session, small[0], locals_, is_confirmed=is_confirmed)
             planned = Planned(
                 slices,
-                tuple(batch for batch in all_batches if not is_large(batch)),
+                small,
                 tuple(batch for batch in all_batches if is_large(batch)),
                 tuple(plan_problems(session, plan.problems)),
                 _ids_of_plan(plan),
                 plan.relabels,
                 {id: path for action in actions for id, path in _paths(session, action)},
-                dict(_locals(session, units)),
+                locals_,
+                first,
+                frozenset(_large_of(plan.placing)),
+                bool(plan.sending) and not may_send,
                 is_confirmed,
                 len(plan.sending),
                 len(plan.placing),
@@ -289,30 +334,43 @@ class Phases:
 
     def _check_deletes(self, session: MountSession, plan: Plan) -> bool:
         """Tell whether a human confirmed what the plan deletes; raise Halted where one must."""
-        deletes, removals = plan.deletes, plan.removals
         facts = session.facts()
-        if not deletes and not removals:
-            return False
         confirmed = sum(
             isinstance(action, Remove) and session.is_confirmed(action.id)
             for action in plan.placing
         )
-        halt = check_deletes(deletes, removals, confirmed, session.base_count(), self.parts.limits)
-        if halt is not None and facts.consent is not Consent.DELETES:
+        halt = check_deletes(
+            plan.deletes, plan.removals, confirmed, session.base_count(), self.parts.limits
+        )
+        if halt is not None and not is_agreed(facts.consent, halt):
             raise Halted(halt)
-        return facts.consent is Consent.DELETES
+        left = left_of(facts.consent, plan.deletes, plan.removals)
+        if left != facts.consent:
+            session.set_facts(replace(facts, consent=left))
+        return is_told_as_confirmed(left)
 
     def note(self, batch: Batch, planned: Planned) -> Outgoing:
-        """Remember what is about to be sent, and find the files whose content goes along.
+        """Remember what is about to be sent, and find the files whose content goes along."""
+        with self.parts.state.session() as session:
+            return self._note(session, batch, planned.locals, is_confirmed=planned.is_confirmed)
+
+    def _note(
+        self,
+        session: MountSession,
+        batch: Batch,
+        locals_: Mapping[EntryId, State | None],
+        *,
+        is_confirmed: bool,
+    ) -> Outgoing:
+        """Note a batch in a session.
 
         It is the local of the plan and not of now that counts: an edit since then is another one.
         """
         op = self.parts.ids.op()
-        with self.parts.state.session() as session:
-            session.note_sent(op, {each.id: planned.locals[each.id] for each in batch.changes})
-            files = dict(_mounted(session, batch.changes))
-            paths = {each.id: _path_of(session, each) for each in batch.changes}
-        return Outgoing(batch, op, files, paths, planned.is_confirmed)
+        session.note_sent(op, {each.id: locals_[each.id] for each in batch.changes})
+        files = dict(_mounted(session, batch.changes))
+        paths = {each.id: _path_of(session, each) for each in batch.changes}
+        return Outgoing(batch, op, files, paths, is_confirmed)
 
     def forget_sent(self, ops: Sequence[OpId]) -> None:
         """Forget STOREs that made no commit."""
@@ -372,8 +430,10 @@ class Phases:
         """Remove all that is staged, while nobody stages anything."""
         staging = self.root.own.staging
         for name, _ in staging.list():
-            with suppress(FileNotFoundError):
-                staging.remove(name)
+            # What an exchange in steps took out of its place is nowhere else.
+            if not name.startswith(EXCHANGE_PREFIX):
+                with suppress(FileNotFoundError):
+                    staging.remove(name)
 
     # -- facts -------------------------------------------------------------------
 
@@ -400,16 +460,29 @@ class Phases:
     def finish_first_scan(self) -> tuple[Relabel, ...]:
         """Recognise what a crash cut off between a swap and its record."""
         with self.parts.state.session() as session:
-            return apply_intents(session, self.parts.watcher)
+            relabels = apply_intents(session, self.parts.watcher)
+        self._follow(relabels)
+        return relabels
 
-    def make_sentinel(self, token: bytes) -> None:
-        """Make a name that the watcher tells of after all that happened before."""
-        self.root.own.sentinels.create(token).close()
+    def _follow(self, relabels: Iterable[Relabel]) -> None:
+        """Let readings that are on their way know their directories by their new ids."""
+        for relabel in relabels:
+            self.scanner.relabel(relabel.local_id, relabel.id)
 
-    def drop_sentinel(self, token: bytes) -> None:
-        """Remove it again."""
-        if self.root.own.sentinels.look(token) is not None:
-            self.root.own.sentinels.remove(token)
+    def make_sentinel(self, token: bytes) -> bool:
+        """Make a name that the watcher tells of after all that happened before; raise OSError.
+
+        Returns whether it is watched: the system may have had no watch left for it.
+        """
+        if self._has_sentinels:
+            self.root.own.sentinels.create(token).close()
+        return self._has_sentinels
+
+    def drop_sentinels(self, tokens: Sequence[bytes]) -> None:
+        """Remove such names again."""
+        for token in tokens:
+            with suppress(FileNotFoundError):
+                self.root.own.sentinels.remove(token)
 
     def dirty(self) -> set[EntryId]:
         """Return the dirty entries."""
@@ -469,6 +542,13 @@ def _paths(session: MountSession, action: Placing) -> Iterator[tuple[EntryId, Re
             pass
         case _:
             assert_never(action)
+
+
+def _large_of(actions: Sequence[Placing]) -> Iterator[Digest]:
+    for action in actions:
+        content = needed(action)
+        if content is not None and content.size > LARGE_BYTES:
+            yield content.digest
 
 
 def _possible(actions: Sequence[Placing], busy: Collection[EntryId]) -> Iterator[Placing]:

@@ -38,6 +38,7 @@ from syncline.client.mount.staged_content import StagedContent
 from syncline.client.mount.walker import Walker
 from syncline.core.conflict_names import conflict_name, losing_digest
 from syncline.core.entries import Kind
+from syncline.core.fingerprints import Seen
 from syncline.core.identity import ROOT_ID, Digest, EntryId
 from syncline.core.names import Name, RelPath
 from syncline.core.plans import (
@@ -309,18 +310,31 @@ class _Work:
         return any(self._has_copy(place, local) for place in (local.place, wanted.place))
 
     def _has_copy(self, place: Place, local: State) -> bool:
+        """Tell whether a conflict copy of a content lies beside a place; looks at it, too.
+
+        A user may just have moved it over the very file that is to be replaced.
+        """
         session = self.batch.session
-        found: list[bool] = []
+        copies: list[tuple[EntryId, Seen]] = []
 
         def is_taken(name: Name) -> bool:
             there = session.child(place[0], name)
             seen = None if there is None else session.local(there)
-            found.append(seen is not None and seen.state.substance == local.substance)
-            return seen is not None and not found[-1]
+            if there is None or seen is None:
+                return False
+            if seen.state.substance != local.substance:
+                return True
+            copies.append((there, seen))
+            return False
 
         digest = losing_digest(ROOT_ID, local)
         conflict_name(place[1], self.batch.ground.replica, digest, is_taken)
-        return any(found)
+        for id, seen in copies:
+            [directory] = self.batch.open(place[0])
+            if self.batch.found(directory, seen.state.name, id, seen) is not None:
+                return True
+            self.batch.drop(seen.state.place)
+        return False
 
     def _remove(self, action: Remove, heir: Create | None) -> bool:
         seen = self.batch.expected(action.id, action.expected)

@@ -15,6 +15,7 @@ be had. The watcher tells of its end, and the next reading heals it.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from syncline.client.mount.mounted_file import MountedFile
@@ -151,13 +152,22 @@ class _Disturbed(Exception):
     """A writer came, or the file is not as it was."""
 
 
-def read(root: Directory, reading: Reading, chunker: Chunker, clock: Clock) -> ReadResult:
-    """Read a file by its way from the root (R2); blocks, for any thread."""
+def read(
+    root: Directory,
+    reading: Reading,
+    chunker: Chunker,
+    clock: Clock,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> ReadResult:
+    """Read a file by its way from the root (R2); blocks, for any thread.
+
+    Where `is_stopping` says so it ends early, as if the file were changing.
+    """
     try:
         file = reading.file.open(root)
     except OSError as error:
         return _refused(reading, error)
-    return _read_and_close(file, reading, chunker, clock)
+    return _read_and_close(file, reading, chunker, clock, is_stopping)
 
 
 def read_file(directory: Directory, reading: Reading, chunker: Chunker, clock: Clock) -> ReadResult:
@@ -166,12 +176,14 @@ def read_file(directory: Directory, reading: Reading, chunker: Chunker, clock: C
         file = directory.open(reading.place[1])
     except OSError as error:
         return _refused(reading, error)
-    return _read_and_close(file, reading, chunker, clock)
+    return _read_and_close(file, reading, chunker, clock, lambda: False)
 
 
-def _read_and_close(file: File, reading: Reading, chunker: Chunker, clock: Clock) -> ReadResult:
+def _read_and_close(
+    file: File, reading: Reading, chunker: Chunker, clock: Clock, is_stopping: Callable[[], bool]
+) -> ReadResult:
     try:
-        return _read(file, reading, chunker, clock)
+        return _read(file, reading, chunker, clock, is_stopping)
     except OSError as error:
         return _refused(reading, error)
     except TooLarge as error:
@@ -188,7 +200,9 @@ def _refused(reading: Reading, error: OSError) -> Gone | Failed:
     return Failed(reading, error.errno or errno.EIO, error.strerror or str(error))
 
 
-def _read(file: File, reading: Reading, chunker: Chunker, clock: Clock) -> ReadResult:
+def _read(
+    file: File, reading: Reading, chunker: Chunker, clock: Clock, is_stopping: Callable[[], bool]
+) -> ReadResult:
     began_ns, began_s = clock.wall_ns(), clock.monotonic_s()
     writers = file.hold()
     try:
@@ -203,7 +217,8 @@ def _read(file: File, reading: Reading, chunker: Chunker, clock: Clock) -> ReadR
             return Busy(reading, (GRAIN_NS - age_ns) / 1e9)
         is_guarded = writers is Writers.NONE
         if is_large:
-            held, chunked = None, chunker.chunk(_Stream(file, is_guarded=is_guarded).read)
+            stream = _Stream(file, is_stopping, is_guarded=is_guarded)
+            held, chunked = None, chunker.chunk(stream.read)
         else:
             held = _read_small(file, before.size)
             chunked = _chunk_small(held, chunker)
@@ -253,13 +268,14 @@ def _compare(
 class _Stream:
     """Reads a large file from its start, and stops when a writer waits for it."""
 
-    def __init__(self, file: File, *, is_guarded: bool) -> None:
+    def __init__(self, file: File, is_stopping: Callable[[], bool], *, is_guarded: bool) -> None:
         self._file = file
+        self._is_stopping = is_stopping
         self._is_guarded = is_guarded
         self._offset = 0
 
     def read(self, size: int) -> bytes:
-        if self._is_guarded and not self._file.is_held():
+        if self._is_stopping() or (self._is_guarded and not self._file.is_held()):
             raise _Disturbed
         piece = self._file.read(min(size, STEP_BYTES), self._offset)
         self._offset += len(piece)

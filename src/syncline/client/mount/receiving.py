@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from syncline.client.mount.contents import Contents
 from syncline.client.mount.fetching import Fetcher
+from syncline.client.mount.lane import Lane
 from syncline.client.mount.patience import Patience
 from syncline.client.mount.phases import LARGE_BYTES, Phases, Planned, needed
 from syncline.client.mount.staged_content import Inline, StagedFile
@@ -33,7 +34,7 @@ FAILED_S = 2.0
 Gathered = Mapping[Digest, Inline | StagedFile]
 
 
-class Receiving:
+class Receiving(Lane):
     """What one mount fetches; all of it belongs to the control task's loop."""
 
     def __init__(
@@ -45,6 +46,7 @@ class Receiving:
         tidings: Tidings,
         wake: Callable[[], None],
     ) -> None:
+        super().__init__()
         self._phases = phases
         self._thread = thread
         self._contents = contents
@@ -69,25 +71,34 @@ class Receiving:
         wanted = {content.digest: content for action in actions if (content := needed(action))}
         small = [each for each in wanted.values() if each.size <= LARGE_BYTES]
         lacking = [each for each in small if self._contents.get(each.digest) is None]
-        if lacking and fetcher is not None:
+        if lacking and fetcher is not None and self.pause_until_s is None:
             try:
                 failures = await fetcher.small(lacking)
-            except ENDS_ALL as error:
-                logger.debug("fetch_broken code=%s", error.code)
+            except SynclineError as error:
+                logger.info("fetch_broken code=%s error=%r", error.code, error.message)
+                self.pause()
             else:
+                self.well()
                 self._note_failures(actions, planned, failures)
         found: dict[Digest, Inline | StagedFile] = {}
         for each in small:
             held = self._contents.get(each.digest)
             if held is not None:
                 found[each.digest] = Inline(held)
-        if fetcher is not None:
-            for each in wanted.values():
-                if each.size > LARGE_BYTES:
-                    name = fetcher.staged(each.digest)
-                    if name is not None:
-                        found[each.digest] = StagedFile(name)
+        for each in wanted.values():
+            name = self._staged(each, fetcher)
+            if name is not None:
+                found[each.digest] = StagedFile(name)
         return found
+
+    def _staged(self, content: Content, fetcher: Fetcher | None) -> bytes | None:
+        if fetcher is None or content.size <= LARGE_BYTES:
+            return None
+        try:
+            return fetcher.staged(content.digest)
+        except OSError as error:
+            self.hand_on(error)
+            return None
 
     def _note_failures(
         self,
@@ -116,13 +127,7 @@ class Receiving:
 
     async def tidy(self, planned: Planned) -> None:
         """Remove what is staged of contents that nobody wants any more (G2)."""
-        is_wanted = any(
-            content.size > LARGE_BYTES
-            for actions in planned.slices
-            for action in actions
-            if (content := needed(action)) is not None
-        )
-        if not (is_wanted or self._large or self._is_staging_clean):
+        if not (planned.wanted or self._large or self._is_staging_clean):
             await self._thread.run(self._phases.clear_staging)
             self._is_staging_clean = True
 
@@ -135,12 +140,14 @@ class Receiving:
                 if content is not None and content.size > LARGE_BYTES:
                     assert isinstance(action, Create | Alter), "nothing else brings content"
                     wanted.setdefault(content.digest, (action.id, content))
-        for digest in self._large.keys() - wanted.keys():
+        for digest in self._large.keys() - planned.wanted:
             self._large[digest].cancel()
+        if self.pause_until_s is not None:
+            return
         for digest, (id, content) in wanted.items():
             if len(self._large) >= LARGE_LANES:
                 break
-            if digest not in self._large and fetcher.staged(digest) is None:
+            if digest not in self._large and self._staged(content, fetcher) is None:
                 self._is_staging_clean = False
                 self._large[digest] = group.create_task(
                     self._stage(fetcher, id, planned.paths[id], content), name="fetch-large"
@@ -151,8 +158,12 @@ class Receiving:
         try:
             older = await self._thread.run(self._phases.mounted, id)
             await fetcher.large(content, older, self._phases.root.directory, transfer.advance)
+            self.well()
         except ENDS_ALL as error:
-            logger.debug("fetch_broken code=%s path='%s'", error.code, path)
+            logger.info("fetch_broken code=%s path='%s'", error.code, path)
+            self.pause()
+        except OSError as error:
+            self.hand_on(error)
         except SynclineError as error:
             self._fail(id, path, error)
         finally:

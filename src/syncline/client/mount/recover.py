@@ -3,6 +3,7 @@
 Model: the session knows nothing of a batch that was cut off; the mount, and the client's own
 directory, show how far it came. What was aside goes back, what was displaced is judged by the
 digests in its name, and intents tell which of what is then found was placed and not made by a user.
+What an exchange in steps had in its hands comes first (`recover_exchanges`).
 
 R1  No content of a user stays in, or is removed from, the client's own directory.
 R2  An intent moves the base only by aspects that the batch was to bring from the server: what a
@@ -33,6 +34,7 @@ from syncline.client.mount.place_displaced import (
 from syncline.client.mount.place_moves import return_all
 from syncline.client.mount.place_staging import STAGED_PREFIX
 from syncline.client.mount.place_swaps import rescue
+from syncline.client.mount.recover_exchanges import full_place, return_exchanged, return_swapped
 from syncline.client.mount.rooting import Root
 from syncline.client.mount.walker import Walker
 from syncline.core.fingerprints import Seen
@@ -83,10 +85,13 @@ def put_back(session: MountSession, ground: Ground) -> Recovered:
     with Walker(ground.root) as walker:
         batch = Batch(ground, session, walker)
         try:
+            return_swapped(batch, is_last=False)
+            return_exchanged(batch)
             moved = _moved(batch)
             _narrow_intents(session)
             for id, seen in moved.items():
                 session.set_local(id, seen)
+            return_swapped(batch, is_last=True)
             _return_aside(batch)
             for name, status in sorted(ground.own.displaced.list()):
                 _judge(batch, name, status)
@@ -213,7 +218,7 @@ def _judge(batch: Batch, name: bytes, status: Status) -> None:
     if _has_other_name(batch, status.inode):
         own.displaced.remove(name)
     else:
-        _rescue(batch, name, replace(label, place=_full_place(batch.session, label)))
+        _rescue(batch, name, replace(label, place=full_place(batch.session, label)))
 
 
 def _learn_swap(session: MountSession, label: Label) -> None:
@@ -236,18 +241,6 @@ def _has_other_name(batch: Batch, inode: int) -> bool:
             if status is not None and status.inode == inode:
                 return True
     return False
-
-
-def _full_place(session: MountSession, label: Label) -> tuple[EntryId, Name]:
-    """Return the place of a label, whose name may be cut, from what else tells it."""
-    seen = session.local(label.id)
-    known = [None if seen is None else seen.state, session.intents().get(label.id)]
-    for state in known:
-        if state is None or state.parent != label.place[0]:
-            continue
-        if state.name.startswith(label.place[1]):
-            return state.place
-    return label.place
 
 
 def _rescue(batch: Batch, name: bytes, label: Label) -> None:

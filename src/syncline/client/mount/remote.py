@@ -18,7 +18,7 @@ finished. Besides `FeedMismatch` and `HistoryCut` each call raises ProtocolBroke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from syncline.core.conflict_names import UNKNOWN_AUTHOR
@@ -87,13 +87,24 @@ def apply_commit(session: MountSession, event: Committed, own: ReplicaId) -> App
         _check_kind(session, entry)
         session.set_remote(entry, commit.author.name, is_confirmed=commit.is_confirmed)
     ids = tuple(entry.id for entry in commit.entries)
-    _Tree(session).check(ids)
+    _Tree(session).check(_replaced(before, commit.entries))
     cursor = Cursor(commit.revision, commit.id)
     session.set_facts(replace(facts, cursor=cursor, table_digest=digest))
     is_own = commit.author.replica == own
     if is_own:
         _confirm_own(session, commit.op_id, ids)
     return Applied(ids, is_own)
+
+
+def _replaced(before: Sequence[Entry | None], after: Sequence[Entry]) -> Iterator[EntryId]:
+    """Yield the entries that may break the tree: all but those that stay where they were.
+
+    Who comes to the place of one that stays, or takes its directory away, is looked at for himself.
+    """
+    for old, new in zip(before, after, strict=True):
+        is_still_there = old is not None and old.is_live and new.is_live
+        if not (is_still_there and (old.parent, old.name) == (new.parent, new.name)):
+            yield new.id
 
 
 def _check_chain(cursor: Cursor | None, commit: Commit) -> None:

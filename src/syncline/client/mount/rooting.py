@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from syncline.client.mount.own_directory import OwnDirectory, open_own, write_marker
-from syncline.core.safety import Halt, Limits, RootIdentity, check_root
+from syncline.core.safety import Halt, HaltReason, Limits, RootIdentity, check_root
 from syncline.errors import LocalFailure
 from syncline.ports.files import Directory, Files
-from syncline.ports.mount_state import Consent, MountFacts, MountState
+from syncline.ports.mount_state import MountFacts, MountSession, MountState
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def open_root(files: Files, state: MountState, limits: Limits) -> Root | Halt:
     """
     with state.session() as session:
         facts = session.facts()
-        entries = 0 if facts.consent is Consent.DELETES else session.base_count()
+        entries = entries_to_lose(session)
     if facts.root is not None:
         halt = check(files, facts.root, entries, limits)
         if halt is not None:
@@ -46,6 +46,13 @@ def open_root(files: Files, state: MountState, limits: Limits) -> Root | Halt:
     if facts.root is None:
         make_known(files, state, facts, root)
     return root
+
+
+def entries_to_lose(session: MountSession) -> int:
+    """Return how many entries an emptied root would lose; none where a human agreed to that."""
+    consent = session.facts().consent
+    is_agreed = consent is not None and consent.reason is HaltReason.ROOT_EMPTIED
+    return 0 if is_agreed else session.base_count()
 
 
 def make_known(files: Files, state: MountState, facts: MountFacts, root: Root) -> None:

@@ -60,6 +60,7 @@ class Scanner:
     ) -> None:
         self._budget = budget
         self._root = root
+        self._device = root.status().device
         self._watcher = watcher
         self._ids = ids
         self._clock = clock
@@ -117,7 +118,7 @@ class Scanner:
                 self._watcher,
                 self._ids,
                 self._clock,
-                self._root.status().device,
+                self._device,
                 dict(session.held()),
                 self._budget,
             )
@@ -142,8 +143,7 @@ def _work(run: Pass) -> None:
             look_at(run, memory.deferred.pop(place), is_last=True)
         elif memory.stuck and memory.changes != memory.tried:
             memory.tried = memory.changes
-            memory.looks.extend(memory.stuck.values())
-            memory.stuck.clear()
+            memory.unstick_all()
         elif run.limbo:
             end_limbo(run)
         elif memory.vanished:

@@ -93,11 +93,11 @@ def moved(run: Pass, look: Look, mover: Mover, place: Place, status: Status) -> 
     run.memory.settle(old)
     run.memory.settle(place)
     run.memory.vanished.pop(mover.id, None)
-    run.memory.changes += 1
+    run.memory.changes += state.is_directory
     free(run, old)
     if mover.origin is Origin.UNSURE and not state.is_directory:
         # It may be at its old place too, under another name of the directory.
-        run.memory.stuck[old[0], old[1]] = Look(Mark(*old), look.quiet_s)
+        run.memory.stick(old[0], Look(Mark(*old), look.quiet_s))
     if state.is_directory:
         run.walker.forget(mover.id)
         is_deep = was_ignored or mover.id not in run.memory.listed

@@ -25,7 +25,7 @@ def settle_one(run: Pass) -> None:
     except OSError as error:
         if error.errno in NOT_THERE:
             # Its directory is gone too, and takes it along; or moved, and is looked at again.
-            run.memory.stuck[place[0], place[1]] = look
+            run.memory.stick(run.failing(place[0]) or place[0], look)
         else:
             run.trouble(look, error)
         return
@@ -57,7 +57,6 @@ def remove(run: Pass, root: EntryId, *, is_sure: bool) -> bool:
         found.extend(child for child, _ in run.session.children(id))
     for id in reversed(found):
         _forget(run, id)
-    run.memory.changes += 1
     return True
 
 
@@ -71,6 +70,7 @@ def _forget(run: Pass, id: EntryId) -> None:
         run.watcher.forget(id)
         run.walker.forget(id)
         run.memory.forget_directory(id)
+        run.memory.unstick(id)
     run.memory.settle(seen.state.place)
     run.memory.vanished.pop(id, None)
     run.session.set_local(id, None)
@@ -111,9 +111,10 @@ def end_limbo(run: Pass) -> None:
 
 def end_stuck(run: Pass) -> None:
     """Put off what lies in directories that were not found; those that are gone need no look."""
-    for look in list(run.memory.stuck.values()):
-        if run.is_known(look.mark.directory):
-            run.wait(look.mark, STUCK_S)
+    for looks in run.memory.stuck.values():
+        for look in looks.values():
+            if run.is_known(look.mark.directory):
+                run.wait(look.mark, STUCK_S)
     run.memory.stuck.clear()
 
 

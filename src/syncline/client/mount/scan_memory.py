@@ -142,13 +142,13 @@ class Memory:
     in directories that are not where local has them. `vanished`: what was not at its place, which
     it had then. `put_off`: since when a place is. `pending`: readings on their way, by their
     directory. `aliases`: ids that those were asked for by, and what they are now. `changes` counts
-    what was recorded of places: stuck looks are tried again when it is not what was `tried`.
+    directories that were found: stuck looks are tried again when it is not what was `tried`.
     """
 
     looks: deque[Look] = field(default_factory=deque)
     listings: list[Listing] = field(default_factory=list)
     deferred: dict[Place, Look] = field(default_factory=dict)
-    stuck: dict[tuple[EntryId, bytes | None], Look] = field(default_factory=dict)
+    stuck: dict[EntryId, dict[tuple[EntryId, bytes | None], Look]] = field(default_factory=dict)
     vanished: dict[EntryId, tuple[Place, Look]] = field(default_factory=dict)
     listed: set[EntryId] = field(default_factory=set)
     rules: dict[EntryId, Rules] = field(default_factory=dict)
@@ -174,6 +174,21 @@ class Memory:
         self.vanished.clear()
         self.listed.clear()
         self.is_watch_exhausted = False
+
+    def stick(self, failing: EntryId, look: Look) -> bool:
+        """Keep a look until a directory on its way was found; tell whether it is the first such."""
+        looks = self.stuck.setdefault(failing, {})
+        looks[look.mark.directory, look.mark.name] = look
+        return len(looks) == 1
+
+    def unstick(self, failing: EntryId) -> None:
+        """Look again at what waited for one directory."""
+        self.looks.extend(self.stuck.pop(failing, {}).values())
+
+    def unstick_all(self) -> None:
+        """Look again at all that waited."""
+        for failing in list(self.stuck):
+            self.unstick(failing)
 
     def since_s(self, place: Place, now_s: float) -> float:
         """Return since when a place is put off; from now on, if it was not."""
@@ -250,10 +265,10 @@ class Memory:
             place: _relabelled(look, old, new) for place, look in self.deferred.items()
         }
         self.looks = deque(_relabelled(look, old, new) for look in self.looks)
-        self.stuck = {
-            (look.mark.directory, look.mark.name): look
-            for look in (_relabelled(look, old, new) for look in self.stuck.values())
-        }
+        stuck = [(id, look) for id, looks in self.stuck.items() for look in looks.values()]
+        self.stuck.clear()
+        for id, look in stuck:
+            self.stick(new if id == old else id, _relabelled(look, old, new))
         self.vanished = {
             new if id == old else id: (_moved(place, old, new), _relabelled(look, old, new))
             for id, (place, look) in self.vanished.items()

@@ -165,22 +165,22 @@ class Pass:
         One that is not where local has it is looked for; the name waits until it was.
         """
         directory = look.mark.directory
-        failing = self._failing(directory)
+        failing = self.failing(directory)
         if failing is None:
             self.wait(look.mark, SOON_S)
             return
         if error.errno in NOT_THERE:
             seen = self.session.local(failing)
             assert seen is not None, "an unknown directory was walked to"
-            self.memory.stuck[directory, look.mark.name] = look
-            above = Mark(seen.state.parent, seen.state.name)
-            self.memory.looks.append(Look(above, look.quiet_s))
+            if self.memory.stick(failing, look):
+                above = Mark(seen.state.parent, seen.state.name)
+                self.memory.looks.append(Look(above, look.quiet_s))
             return
         self.hold(failing, error.strerror or str(error))
         self.wait(Mark(failing, None), UNREAD_S)
         self.wait(look.mark, UNREAD_S)
 
-    def _failing(self, directory: EntryId) -> EntryId | None:
+    def failing(self, directory: EntryId) -> EntryId | None:
         """Return the first directory on the way that cannot be opened; None: now all can."""
         chain = []
         while directory != ROOT_ID:

@@ -113,7 +113,7 @@ def _read(run: Pass, directory: Directory) -> tuple[bytes | None, float]:
         after = file.status()
         is_held = writers is not Writers.NONE or file.is_held()
     finally:
-        file.release()
+        # A lease ends with the file.
         file.close()
     if writers is Writers.SOME or not is_held or after != before or len(raw) != before.size:
         return None, SECOND_LOOK_S

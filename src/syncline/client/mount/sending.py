@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from syncline.client.mount.batching import Batch
+from syncline.client.mount.lane import Lane
 from syncline.client.mount.patience import Patience
 from syncline.client.mount.phases import Outgoing, Phases, Planned
 from syncline.client.mount.send import FileChanged, FileUnread, Sender
@@ -23,7 +24,14 @@ from syncline.core.changes import Accepted, Answer, Change, Outcome, Refusal, Re
 from syncline.core.entries import Entry
 from syncline.core.identity import EntryId, OpId, Revision
 from syncline.core.names import escape
-from syncline.errors import LocalFailure, NoSpace, SynclineError
+from syncline.errors import (
+    Denied,
+    LocalFailure,
+    NoSpace,
+    NotSignedIn,
+    SynclineError,
+    Throttled,
+)
 from syncline.ports.executor import Executor
 from syncline.ports.mount_control import MountProblem
 from syncline.ports.watcher import Mark
@@ -38,7 +46,11 @@ NOTE_KEPT_S = 600.0
 """Far longer than a server may take to end a STORE whose stream is gone."""
 
 
-class Sending:
+UNSTORED = (Throttled, Denied, NotSignedIn)
+"""Answers that say that nothing was stored."""
+
+
+class Sending(Lane):
     """The lanes of one mount; all of it belongs to the control task's loop."""
 
     def __init__(
@@ -49,6 +61,7 @@ class Sending:
         tidings: Tidings,
         wake: Callable[[], None],
     ) -> None:
+        super().__init__()
         self.awaited = Revision(0)
         self.busy: set[EntryId] = set()
         self.looks: list[Mark] = []
@@ -60,7 +73,13 @@ class Sending:
         self._wake = wake
         self._small: Sequence[Batch] = ()
         self._large = 0
+        self._patient_until_s = 0.0
         self._unknown: list[tuple[OpId, float]] = []
+
+    def follow(self, head: Revision) -> None:
+        """Know the head of a new connection: what is past it is not to be awaited."""
+        self.connected()
+        self.awaited = min(self.awaited, head)
 
     @property
     def is_small_free(self) -> bool:
@@ -72,10 +91,16 @@ class Sending:
         """Tell whether nothing is on its way."""
         return not self._small and not self._large
 
-    def start(self, planned: Planned, sender: Sender, group: asyncio.TaskGroup) -> None:
-        """Send what was planned, beside the cycles."""
+    def start(
+        self, planned: Planned, sender: Sender, group: asyncio.TaskGroup, patient_until_s: float
+    ) -> None:
+        """Send what was planned, beside the cycles.
+
+        Until then the small lane goes on although a new plan is wanted: planning costs as well.
+        """
         if planned.small:
             self._small = planned.small
+            self._patient_until_s = patient_until_s
             self.is_replan_wanted = False
             group.create_task(self._run_small(sender, planned), name="send-small")
         for batch in planned.large:
@@ -106,10 +131,13 @@ class Sending:
     async def _run_small(self, sender: Sender, planned: Planned) -> None:
         try:
             for count, batch in enumerate(planned.small):
-                if count and self.is_replan_wanted:
+                if count and self.is_replan_wanted and self._now_s() >= self._patient_until_s:
                     return
-                if not await self._send(sender, batch, planned):
+                noted = planned.first if count == 0 else None
+                if not await self._send(sender, batch, planned, noted):
                     return
+        except (NoSpace, LocalFailure, OSError) as error:
+            self.hand_on(error)
         finally:
             self._small = ()
             self._wake()
@@ -117,14 +145,20 @@ class Sending:
     async def _run_large(self, sender: Sender, batch: Batch, planned: Planned) -> None:
         try:
             await self._send(sender, batch, planned)
+        except (NoSpace, LocalFailure, OSError) as error:
+            self.hand_on(error)
         finally:
             self._large -= 1
             self.busy -= {change.id for change in batch.changes}
             self._wake()
 
-    async def _send(self, sender: Sender, batch: Batch, planned: Planned) -> bool:
+    async def _send(
+        self, sender: Sender, batch: Batch, planned: Planned, noted: Outgoing | None = None
+    ) -> bool:
         """Send one batch; tell whether it makes sense to go on with the next one."""
-        outgoing = await self._thread.run(self._phases.note, batch, planned)
+        outgoing = noted
+        if outgoing is None:
+            outgoing = await self._thread.run(self._phases.note, batch, planned)
         transfer = self._tidings.upload(outgoing.largest) if outgoing.largest else None
         try:
             answer = await sender.send(
@@ -136,7 +170,11 @@ class Sending:
             )
         except ENDS_ALL as error:
             logger.info("store_unanswered code=%s changes=%d", error.code, len(batch.changes))
-            self._unknown.append((outgoing.op, self._now_s() + NOTE_KEPT_S))
+            self.pause()
+            if isinstance(error, UNSTORED):
+                await self._give_up(outgoing)
+            else:
+                self._unknown.append((outgoing.op, self._now_s() + NOTE_KEPT_S))
             return False
         except (FileChanged, FileUnread) as error:
             await self._give_up(outgoing)
@@ -148,6 +186,7 @@ class Sending:
         finally:
             if transfer:
                 transfer.end()
+        self.well()
         await self._settle(outgoing, answer)
         return True
 

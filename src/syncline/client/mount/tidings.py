@@ -106,4 +106,3 @@ class Tidings:
         self.changes.append(Change(self.count, effect, path, is_local, wall_ns))
         side = "stored" if is_local else "placed"
         logger.debug("%s effect=%s path='%s'", side, effect.value, path)
-        self._noted()

@@ -39,21 +39,22 @@ def closed_view(session: MountSession, seed: bytes, *, has_case: bool = True) ->
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the three trees have of one entry; `remote` is `entry` where that lives."""
+    """What the three trees have of one entry; `remote` is `entry` where that lives.
+
+    `states` are those of the three that are there.
+    """
 
     base: State | None
     local: State | None
     remote: State | None
     entry: Entry | None
     author: str | None
-
-    @property
-    def states(self) -> list[State]:
-        return [state for state in (self.base, self.local, self.remote) if state is not None]
+    states: tuple[State, ...]
 
     @property
     def is_directory(self) -> bool:
-        return any(state.is_directory for state in self.states)
+        # One id has one kind in all trees (V2).
+        return bool(self.states) and self.states[0].is_directory
 
     @property
     def is_dirty_here(self) -> bool:
@@ -94,12 +95,15 @@ class _Closing:
         if known is None:
             # All at once: a session may read an entry anew when many others came in between.
             seen, entry = self._session.local(id), self._session.remote(id)
+            base, local = self._session.base(id), None if seen is None else seen.state
+            remote = state_of(entry) if entry is not None and entry.is_live else None
             known = self._entries[id] = _Known(
-                self._session.base(id),
-                None if seen is None else seen.state,
-                state_of(entry) if entry is not None and entry.is_live else None,
+                base,
+                local,
+                remote,
                 entry,
-                self._session.author(id),
+                None if entry is None else self._session.author(id),
+                tuple(state for state in (base, local, remote) if state is not None),
             )
         return known
 

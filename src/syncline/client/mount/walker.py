@@ -94,9 +94,12 @@ class Walker:
         assert seen is not None, "local changed while it was walked"
         directory = above.enter(seen.state.name)
         known = seen.fingerprint
-        if known is not None and directory.status().inode != known.inode:
+        try:
+            if known is not None and directory.status().inode != known.inode:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        except OSError:
             directory.close()
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise
         if len(self._open) >= OPEN_MAX:
             # Never the one just entered from: it is the youngest but for a cached start.
             oldest = next(other for other, handle in self._open.items() if handle is not above)
