@@ -115,6 +115,7 @@ async def dry_run(config: MountConfig) -> PlanShown:
         with state.session() as session:
             replica = session.facts().replica
         files = PosixFiles(os.fsencode(place.directory))
+        stack.callback(files.close)
         return await plan_dry(
             _parts(config, files, Unwatched(), state, Author(replica, client.name)), link, thread
         )

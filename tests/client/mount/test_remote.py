@@ -208,6 +208,14 @@ FORGERIES = {
         file("m", name=b"x", revision=2),
     ),
     "a place that is taken": (file("n", name=b"a", revision=2),),
+    "the place of one that only changes": (
+        file("a", revision=2, mode=0o600),
+        file("n", name=b"a", revision=2),
+    ),
+    "no directory any more for one that only changes": (
+        file("f", "e", revision=2, mode=0o600),
+        gone(directory("e", "d")),
+    ),
     "a file that becomes a directory": (directory("a", revision=2),),
     "a tombstone of another kind": (gone(directory("a")),),
     "two directories in each other": (

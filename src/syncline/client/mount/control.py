@@ -107,7 +107,11 @@ class MountSupervisor:
         parts = self._parts
         root = open_root(parts.files, parts.state, parts.limits)
         if isinstance(root, Root):
-            recover(parts, root)
+            try:
+                recover(parts, root)
+            except BaseException:
+                root.close()
+                raise
         return root
 
     def _pull(self, halt: Halt) -> None:

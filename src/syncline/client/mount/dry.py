@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from syncline.client.mount import remote
-from syncline.client.mount.halting import cut_halt, volume_halt
+from syncline.client.mount.halting import cut_halt, denied_halt, volume_halt
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.phases import needed
 from syncline.client.mount.problems import exceptions_shown, plan_problems
@@ -32,6 +32,7 @@ from syncline.core.plans import (
 )
 from syncline.core.reconcile import reconcile
 from syncline.core.safety import Halt, check_deletes
+from syncline.errors import ProtocolBroken
 from syncline.ports.executor import Executor
 from syncline.ports.files import Directory
 from syncline.ports.link import (
@@ -52,7 +53,12 @@ from syncline.ports.mount_state import MountSession
 
 async def plan_dry(parts: Parts, link: Link, thread: Executor) -> PlanShown:
     """Return what a mount would do now; raises the link's errors and OSError."""
-    halt = await _catch_up(parts, link)
+    try:
+        halt = await _catch_up(parts, link)
+    except remote.HistoryCut as error:
+        halt = denied_halt(str(error))
+    except remote.FeedMismatch as error:
+        raise ProtocolBroken(f"the feed is not the server's table: {error}") from error
     if halt is not None:
         return PlanShown(halt=halt)
     return await thread.run(_plan, parts)
@@ -66,7 +72,8 @@ async def _catch_up(parts: Parts, link: Link) -> Halt | None:
     if known.volume not in (None, facts.volume):
         return volume_halt(facts)
     if known.cursor is not None and known.cursor.revision == facts.head.revision:
-        return None
+        is_same = known.cursor.commit_id == facts.head.commit_id
+        return None if is_same else cut_halt(known.cursor, facts.head)
     reason = ResetReason.NEWCOMER
     stream = link.watch(WatchBegin(parts.author, known.cursor), _no_progress())
     assert isinstance(stream, AsyncGenerator), "a stream is closed when it is left"

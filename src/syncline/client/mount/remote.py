@@ -102,8 +102,9 @@ def _replaced(before: Sequence[Entry | None], after: Sequence[Entry]) -> Iterato
     Who comes to the place of one that stays, or takes its directory away, is looked at for himself.
     """
     for old, new in zip(before, after, strict=True):
-        is_still_there = old is not None and old.is_live and new.is_live
-        if not (is_still_there and (old.parent, old.name) == (new.parent, new.name)):
+        if old is None or not (old.is_live and new.is_live):
+            yield new.id
+        elif (old.parent, old.name) != (new.parent, new.name):
             yield new.id
 
 

@@ -7,6 +7,7 @@ R2  A directory that was never mounted, or whose state is lost, gets a marker of
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from syncline.client.mount.own_directory import OwnDirectory, open_own, write_marker
@@ -43,8 +44,12 @@ def open_root(files: Files, state: MountState, limits: Limits) -> Root | Halt:
         if halt is not None:
             return halt
     root = _open(files)
-    if facts.root is None:
-        make_known(files, state, facts, root)
+    try:
+        if facts.root is None:
+            make_known(files, state, facts, root)
+    except BaseException:
+        root.close()
+        raise
     return root
 
 
@@ -72,11 +77,12 @@ def check(files: Files, known: RootIdentity, entries: int, limits: Limits) -> Ha
 
 
 def _open(files: Files) -> Root:
-    directory = files.open_root()
-    try:
+    with ExitStack() as opened:
+        directory = files.open_root()
+        opened.callback(directory.close)
         own = open_own(directory)
+        opened.callback(own.close)
         files.claim()
-        return Root(directory, own, directory.status().device)
-    except BaseException:
-        directory.close()
-        raise
+        root = Root(directory, own, directory.status().device)
+        opened.pop_all()
+    return root

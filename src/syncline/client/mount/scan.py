@@ -119,7 +119,6 @@ class Scanner:
                 self._ids,
                 self._clock,
                 self._device,
-                dict(session.held()),
                 self._budget,
             )
             _work(run)

@@ -147,7 +147,12 @@ def _examine_listed(
 def _is_unchanged(run: Pass, id: EntryId, seen: Seen, status: Status) -> bool:
     """Tell whether a known child needs no look of its own."""
     known = seen.fingerprint
-    if known is None or known.is_provisional or id in run.held or status.device != run.device:
+    if (
+        known is None
+        or known.is_provisional
+        or run.session.held_of(id)
+        or status.device != run.device
+    ):
         return False
     if KINDS.get(status.kind) is not seen.state.kind or known.inode != status.inode:
         return False

@@ -216,6 +216,10 @@ class Memory:
         pending.is_late |= pending.count > 0
         pending.count += 1
 
+    def is_asked(self, place: Place) -> bool:
+        """Tell whether a reading of a place is on its way."""
+        return place[1] in self.pending.get(place[0], {})
+
     def note_looked(self, place: Place) -> None:
         """Note that a place was looked at: what was read of it before may be outdated."""
         pending = self.pending.get(place[0], {}).get(place[1])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from syncline.client.mount.mounted_file import mounted_file
-from syncline.client.mount.read import NOT_THERE, Reading, is_within_grain
+from syncline.client.mount.read import HELD_BYTES_MAX, NOT_THERE, Reading, is_within_grain
 from syncline.client.mount.scan_memory import (
     MARGIN_S,
     OPEN_LOOK_S,
@@ -51,7 +51,6 @@ class Pass:
     ids: Ids
     clock: Clock
     device: int
-    held: dict[EntryId, Held]
     budget: Budget
     readings: dict[Place, Reading] = field(default_factory=dict)
     waiting: dict[tuple[EntryId, bytes | None], Waiting] = field(default_factory=dict)
@@ -137,6 +136,10 @@ class Pass:
         file = mounted_file(self.session, place)
         if file is None or place in self.readings:
             return
+        if status.size > HELD_BYTES_MAX and self.memory.is_asked(place):
+            # It is being read, which takes long: when that is back, the place is looked at again.
+            self.memory.note_looked(place)
+            return
         self.memory.ask(place)
         earlier = self.memory.glimpses.get(place)
         self.readings[place] = Reading(id, place, file, status.size, is_new, earlier)
@@ -199,25 +202,23 @@ class Pass:
     def hold(self, id: EntryId, detail: str) -> None:
         """Keep an entry as it was recorded, because it cannot be read (V4)."""
         held = Held(is_ignored=False, detail=detail)
-        if self.held.get(id) != held:
-            self.held[id] = held
+        if self.session.held_of(id) != held:
             self.session.set_held(id, held)
 
     def ignore(self, id: EntryId) -> None:
         """Keep an entry as it was recorded, because a rule covers it."""
         held = Held(is_ignored=True)
-        if self.held.get(id) != held:
-            self.held[id] = held
+        if self.session.held_of(id) != held:
             self.session.set_held(id, held)
 
     def is_ignored(self, id: EntryId) -> bool:
         """Tell whether a rule covered an entry when it was looked at."""
-        held = self.held.get(id)
+        held = self.session.held_of(id)
         return held is not None and held.is_ignored
 
     def release(self, id: EntryId) -> bool:
         """Let an entry be followed again; tell whether a rule covered it until now."""
-        held = self.held.pop(id, None)
+        held = self.session.held_of(id)
         if held is None:
             return False
         self.session.set_held(id, None)

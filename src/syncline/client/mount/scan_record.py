@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from syncline.client.mount.read import (
@@ -31,7 +30,6 @@ class Recorder:
         self._memory = memory
         self._session = session
         self._now_s = now_s
-        self._held: Mapping[EntryId, Held] = session.held()
         self.waiting: list[Waiting] = []
 
     def take(self, result: ReadResult) -> None:
@@ -82,7 +80,7 @@ class Recorder:
         )
         self._session.set_local(id, Seen(state, fingerprint))
         self._memory.settle(place)
-        if id in self._held:
+        if self._session.held_of(id) is not None:
             self._session.set_held(id, None)
         if self._session.obstacle(place) is not None:
             self._session.set_obstacle(place, None)
