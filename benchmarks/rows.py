@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measure import SYNCLINE, Cost, Server, count_syncs, percentile, run, server
+from benchmarks.measure import (
+    SYNCLINE,
+    Cost,
+    Server,
+    count_syncs,
+    percentile,
+    run,
+    server,
+    tracing,
+)
 from syncline.adapters.system import RandomIds
 from syncline.core.changes import Accepted, Author, Proposal, PutFile
 from syncline.core.identity import NO_REVISION, ROOT_ID, Digest, digest_of
@@ -49,7 +58,11 @@ def make_small(directory: Path, count: int, size: int = 4096) -> None:
 
 def check_equal(left: Path, right: Path) -> None:
     """Stop the benchmark where the copy is not the original."""
-    done = subprocess.run(["diff", "-rq", left, right], capture_output=True, check=False)
+    done = subprocess.run(
+        ["diff", "-rq", "--no-dereference", "--exclude=.syncline", left, right],
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"{right} is not equal to {left}: {done.stdout.decode()[:300]}")
 
@@ -78,9 +91,7 @@ def syncline_syncs(source: Path, home: Path) -> tuple[int, int] | None:
     with server(home) as running:
         run([SYNCLINE, "store", f"{source}/.", "--to", "tree"], running)
         target = home / "fetched"
-        calls = "trace=fsync,fdatasync,syncfs,sync_file_range"
-        strace = ["strace", "-f", "-q", "-c", "-e", calls, "-o", str(fetch_summary)]
-        run([*strace, SYNCLINE, "fetch", "tree", "--to", str(target)], running)
+        run([*tracing(fetch_summary), SYNCLINE, "fetch", "tree", "--to", str(target)], running)
         shutil.rmtree(target)
     return count_syncs(summary) - at_rest, count_syncs(fetch_summary)
 
@@ -99,7 +110,7 @@ def rsync_bulk(source: Path, home: Path) -> Bulk | None:
     """Push a tree to an rsync daemon and pull it again; None where rsync is not installed."""
     if shutil.which("rsync") is None:
         return None
-    with _rsync_daemon(home) as address:
+    with rsync_daemon(home) as address:
         stored = run(["rsync", "-a", f"{source}/", f"{address}/tree/"])
         target = home / "target"
         fetched = run(["rsync", "-a", f"{address}/tree/", f"{target}/"])
@@ -110,7 +121,8 @@ def rsync_bulk(source: Path, home: Path) -> Bulk | None:
 
 
 @contextmanager
-def _rsync_daemon(home: Path) -> Iterator[str]:
+def rsync_daemon(home: Path) -> Iterator[str]:
+    """Run a daemon with a module below `home`; yield the address of the module."""
     module = home / "module"
     module.mkdir()
     port = 42873

@@ -25,4 +25,6 @@ def test_the_quick_mode_of_the_benchmarks_runs_and_leaves_the_results_alone() ->
     assert done.returncode == 0, done.stderr
     assert "durable STOREs of 1 KiB a second, 32 clients" in done.stdout
     assert "| Syncline |" in done.stdout
+    assert "| by a temporary file and a rename |" in done.stdout
+    assert "an edit of that moment is at B" in done.stdout
     assert results.read_bytes() == before

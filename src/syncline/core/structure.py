@@ -69,22 +69,24 @@ class Structure:
     # -- S1, S2 --------------------------------------------------------------
 
     def _revive_parents(self) -> None:
-        for id in sorted(self.wanted):
-            parent = self.wanted[id].parent
-            while parent != ROOT_ID and parent not in self.wanted:
+        wanted = self.wanted
+        for id in sorted(wanted):
+            parent = wanted[id].parent
+            while parent != ROOT_ID and parent not in wanted:
                 here = self.local.get(parent)
-                self.wanted[parent] = self.remote[parent] if here is None else here
-                parent = self.wanted[parent].parent
+                wanted[parent] = self.remote[parent] if here is None else here
+                parent = wanted[parent].parent
 
     def _give_way_in_rings(self) -> bool:
+        wanted = self.wanted
         clear = {ROOT_ID}
         has_changed = False
-        for start in sorted(self.wanted):
+        for start in sorted(wanted):
             walk: dict[EntryId, None] = {}
             id = start
             while id not in clear and id not in walk:
                 walk[id] = None
-                id = self.wanted[id].parent
+                id = wanted[id].parent
             if id not in clear:
                 passed = list(walk)
                 self._break_ring(passed[passed.index(id) :])
@@ -105,9 +107,9 @@ class Structure:
         children: dict[EntryId, list[EntryId]] = {}
         at_place: dict[Place, list[EntryId]] = {}
         for id in sorted(self.wanted):
-            state = self.wanted[id]
-            children.setdefault(state.parent, []).append(id)
-            at_place.setdefault(state.place, []).append(id)
+            place = self.wanted[id].place
+            children.setdefault(place[0], []).append(id)
+            at_place.setdefault(place, []).append(id)
         contested = sorted((place for place, ids in at_place.items() if len(ids) > 1), reverse=True)
         while contested:
             place = contested.pop()

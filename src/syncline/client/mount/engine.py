@@ -355,12 +355,13 @@ class Engine:
         # A sentinel may be among what was lost; the scan that follows sees what it stood for.
         tokens = (goal.token for goal in self.goals.all) if noticed.is_overflown else ()
         noticed_goals = self.goals.notice([*noticed.sentinels, *tokens], now_s)
+        self._forgotten += [goal.token for goal in noticed_goals]
         if noticed_goals and self.phases.scanner.is_watch_exhausted:
             self.looking.scan()
         if self._forgotten:
             forgotten, self._forgotten = self._forgotten, []
             await self._thread(self.phases.drop_sentinels, forgotten)
-        if await self.looking.observe(noticed, self._group):
+        if await self.looking.observe(noticed, now_s, self._group):
             self._note_news()
 
     def _note_news(self) -> None:

@@ -53,6 +53,8 @@ class Looking:
         self._wake = wake
         self._results: list[ReadResult] = []
         self._reading = 0
+        self._read_since_s = 0.0
+        """Since when, at the longest, something that is being read was marked."""
         self._is_scan_due = True
         self._is_scan_cut = False
         self._started_s = self._ended_s = self._took_s = 0.0
@@ -93,12 +95,12 @@ class Looking:
             every_s = max(DEGRADED_SCAN_S, 20 * self._took_s)
         return self._ended_s + every_s
 
-    async def observe(self, noticed: Noticed, group: asyncio.TaskGroup) -> bool:
+    async def observe(self, noticed: Noticed, now_s: float, group: asyncio.TaskGroup) -> bool:
         """Look at what was marked, and take in what was read; tell whether there may be news.
 
-        Raises Halted where the root is wrong, and what the state raises.
+        `now_s` is when it was noticed. Raises Halted where the root is wrong, and what the state
+        raises.
         """
-        now_s = _now_s()
         self.marks.add(noticed.marks, now_s)
         if noticed.is_overflown or self.marks.is_too_many:
             if not self._is_scan_due:
@@ -110,7 +112,10 @@ class Looking:
         is_any = bool(self._results)
         if self._results:
             results, self._results = self._results, []
-            self.marks.wait(await self._thread.run(self._phases.record, results), now_s)
+            since_s = self._read_since_s
+            waiting = await self._thread.run(self._phases.record, results)
+            # What was marked when it was first looked at still is, for those who wait.
+            self.marks.wait(waiting, _now_s(), since_s)
             self._keep(reads_of(results))
         if self._reading < READINGS_MAX:
             looks = self.marks.take(now_s)
@@ -141,6 +146,8 @@ class Looking:
         readings = observed.readings
         for start in range(0, len(readings), READINGS_AT_ONCE):
             some = readings[start : start + READINGS_AT_ONCE]
+            if not self._reading and not self._results:
+                self._read_since_s = _now_s() - max((look.quiet_s for look in looks), default=0.0)
             self._reading += len(some)
             group.create_task(self._read(some), name="read")
 

@@ -36,7 +36,7 @@ from syncline.core.table import (
     advance_digest,
     commit_id,
 )
-from syncline.core.trees import State, is_same, state_of
+from syncline.core.trees import Place, State, is_same, state_of
 from syncline.errors import Invalid, ProtocolBroken, TooLarge
 from syncline.ports.link import Committed, ResetReason
 from syncline.ports.mount_state import MountSession
@@ -102,10 +102,12 @@ def _replaced(before: Sequence[Entry | None], after: Sequence[Entry]) -> Iterato
     Who comes to the place of one that stays, or takes its directory away, is looked at for himself.
     """
     for old, new in zip(before, after, strict=True):
-        if old is None or not (old.is_live and new.is_live):
+        if old is None or _place(old) is None or _place(old) != _place(new):
             yield new.id
-        elif (old.parent, old.name) != (new.parent, new.name):
-            yield new.id
+
+
+def _place(entry: Entry) -> Place | None:
+    return (entry.parent, entry.name) if entry.is_live else None
 
 
 def _check_chain(cursor: Cursor | None, commit: Commit) -> None:
