@@ -149,7 +149,6 @@ def moved_to(path: bytes) -> bytes:
     return moves.get(first, b"left" if first == b"right" else first) + slash + rest
 
 
-@pytest.mark.xfail(strict=True, reason="the engine tells no old path of a move")
 def test_a_move_is_told_with_both_its_paths(tmp_path: Path) -> None:
     with benching(tmp_path) as bench:
         sender, receiver = bench.start("sender", "receiver")

@@ -469,7 +469,8 @@ class Engine:
             settled |= {trouble.id}
         for action in actions:
             for id in ids_of(action) & placed.entries:
-                self.tidings.placed(action, planned.paths.get(id, RelPath(())))
+                path = planned.paths.get(id, RelPath(()))
+                self.tidings.placed(action, path, planned.olds.get(id))
             for id in ids_of(action) - settled:
                 path = planned.paths.get(id, RelPath(()))
                 problem = MountProblem(path, "busy", "it is not as it was when it was looked at")

@@ -27,7 +27,7 @@ from syncline.client.mount.scan import Look, Scanner, Waiting
 from syncline.client.mount.staged_content import StagedContent
 from syncline.client.mount.views import closed_view
 from syncline.client.mount.walker import path_at, path_wanted
-from syncline.core.changes import Change, Delete, PutFile
+from syncline.core.changes import Change, Delete, Move, PutFile
 from syncline.core.entries import Entry
 from syncline.core.identity import ROOT_ID, Digest, EntryId, OpId
 from syncline.core.manifests import Content
@@ -118,6 +118,8 @@ class Outgoing:
     op: OpId
     files: Mapping[EntryId, MountedFile]
     paths: Mapping[EntryId, RelPath]
+    olds: Mapping[EntryId, RelPath]
+    """Where moved entries were."""
     is_confirmed: bool
 
     def path(self, id: EntryId) -> RelPath:
@@ -147,6 +149,8 @@ class Planned:
     relabels: tuple[Relabel, ...]
     paths: Mapping[EntryId, RelPath]
     """Where the entries that are to be placed are going to be, for people."""
+    olds: Mapping[EntryId, RelPath]
+    """Where entries are now that are to be moved in the mount."""
     locals: Mapping[EntryId, State | None]
     """What was local when the changes to be sent were made."""
     first: Outgoing | None
@@ -320,6 +324,7 @@ class Phases:
                 _ids_of_plan(plan),
                 plan.relabels,
                 {id: path for action in actions for id, path in _paths(session, action)},
+                dict(_olds(session, actions)),
                 locals_,
                 first,
                 frozenset(_large_of(plan.placing)),
@@ -370,7 +375,8 @@ class Phases:
         session.note_sent(op, {each.id: locals_[each.id] for each in batch.changes})
         files = dict(_mounted(session, batch.changes))
         paths = {each.id: _path_of(session, each) for each in batch.changes}
-        return Outgoing(batch, op, files, paths, is_confirmed)
+        olds = dict(_moved(session, batch.changes))
+        return Outgoing(batch, op, files, paths, olds, is_confirmed)
 
     def forget_sent(self, ops: Sequence[OpId]) -> None:
         """Forget STOREs that made no commit."""
@@ -527,6 +533,21 @@ def _ids_of_plan(plan: Plan) -> frozenset[EntryId]:
     found = {id for action in plan.placing for id in ids_of(action)}
     found.update(change.id for unit in plan.sending for change in unit.changes)
     return frozenset(found)
+
+
+def _olds(session: MountSession, actions: Sequence[Placing]) -> Iterator[tuple[EntryId, RelPath]]:
+    for action in actions:
+        halves = (action.first, action.second) if isinstance(action, Exchange) else (action,)
+        for half in halves:
+            if isinstance(half, Alter) and half.expected.place != half.wanted.place:
+                yield half.id, path_at(session, half.expected.place)
+
+
+def _moved(session: MountSession, changes: Sequence[Change]) -> Iterator[tuple[EntryId, RelPath]]:
+    for change in changes:
+        known = session.remote(change.id) if isinstance(change, Move) else None
+        if known is not None:
+            yield change.id, path_wanted(session, (known.parent, known.name))
 
 
 def _paths(session: MountSession, action: Placing) -> Iterator[tuple[EntryId, RelPath]]:

@@ -195,7 +195,8 @@ class Sending(Lane):
 
     async def _look_at(self, outgoing: Outgoing, ids: Sequence[EntryId]) -> None:
         """Look at files that are not what they were when the plan was made."""
-        self.looks += await self._thread.run(self._phases.marks_of, ids)
+        marks = await self._thread.run(self._phases.marks_of, ids)
+        self.looks += marks
         for id in ids:
             problem = MountProblem(outgoing.path(id), "busy", "it changed while it was sent")
             self._patience.fail(id, problem, self._now_s(), is_certain=False)
@@ -230,7 +231,7 @@ class Sending(Lane):
             if isinstance(outcome, Accepted):
                 is_any = True
                 self._patience.forgive([change.id])
-                self._tidings.stored(change, outgoing.path(change.id))
+                self._tidings.stored(change, outgoing.path(change.id), outgoing.olds.get(change.id))
             else:
                 self._refused(outgoing, change, outcome)
         if not is_any:

@@ -74,7 +74,7 @@ class Tidings:
             for each in self._moving[:limit]
         )
 
-    def stored(self, change: Asked, path: RelPath) -> None:
+    def stored(self, change: Asked, path: RelPath, old_path: RelPath | None) -> None:
         """Tell of a change that the server accepted."""
         match change:
             case Delete():
@@ -83,9 +83,9 @@ class Tidings:
                 effect = Effect.MOVED
             case _:
                 effect = Effect.CREATED if change.base == NO_REVISION else Effect.CHANGED
-        self._note(effect, path, is_local=True)
+        self._note(effect, path, old_path, is_local=True)
 
-    def placed(self, action: Placing, path: RelPath) -> None:
+    def placed(self, action: Placing, path: RelPath, old_path: RelPath | None) -> None:
         """Tell of an action that was carried out in the mount."""
         match action:
             case Create() | KeepCopy():
@@ -98,11 +98,14 @@ class Tidings:
                 effect = Effect.CHANGED if expected.place == wanted.place else Effect.MOVED
             case SetAside():
                 return
-        self._note(effect, path, is_local=False)
+        self._note(effect, path, old_path, is_local=False)
 
-    def _note(self, effect: Effect, path: RelPath, *, is_local: bool) -> None:
+    def _note(
+        self, effect: Effect, path: RelPath, old_path: RelPath | None, *, is_local: bool
+    ) -> None:
         self.count += 1
         wall_ns = self._clock.wall_ns()
-        self.changes.append(Change(self.count, effect, path, is_local, wall_ns))
+        old_path = old_path if effect is Effect.MOVED else None
+        self.changes.append(Change(self.count, effect, path, is_local, wall_ns, old_path))
         side = "stored" if is_local else "placed"
         logger.debug("%s effect=%s path='%s'", side, effect.value, path)
