@@ -84,6 +84,9 @@ ROOT_REASONS = frozenset(
 )
 
 
+MASS_REASONS = frozenset({HaltReason.MASS_DELETE, HaltReason.MASS_REMOVAL})
+
+
 class RootLost(Exception):
     """The root is not the one that base speaks of: the engine ends, and nothing was recorded."""
 
@@ -192,6 +195,7 @@ class Engine:
         if self.halt is None:
             due += [self._retry_s, self._replan_s()]
             due += [self.sending.pause_until_s, self.receiving.pause_until_s]
+        if self.halt is None or self.halt.reason in MASS_REASONS:
             due.append(self.looking.due_s())
         if self.phases.applier.is_lingering:
             due.append(now_s + LINGER_LOOK_S)
@@ -234,6 +238,8 @@ class Engine:
                 replan_s = self._replan_s()
                 if replan_s is not None and replan_s <= self._now_s():
                     await self._plan_and_act()
+            elif self.halt.reason in MASS_REASONS:
+                await self._look_on()
             await self._finish_cycle()
             if self.trouble is not None:
                 logger.info("mount_trouble_over")
@@ -242,6 +248,13 @@ class Engine:
             await self.pull(halted.halt)
         except (NoSpace, LocalFailure, OSError) as error:
             await self._fail_cycle(error)
+
+    async def _look_on(self) -> None:
+        """Keep what a halt says true until a human has read it; nothing is placed or sent."""
+        await self._observe()
+        if self._needs_plan and self.phases.facts.cursor is not None:
+            self._needs_plan = False
+            await self._thread(self.phases.plan, (), may_send=False)
 
     async def _fail_cycle(self, error: SynclineError | OSError) -> None:
         """Wait after trouble with the disk of the mount or of its state, and begin anew (C3).
@@ -583,16 +596,13 @@ class Engine:
             goal.ids = (dirty if goal.ids is None else goal.ids & dirty) - by_design
             if not goal.ids:
                 goal.finish(WaitEnd.IN_SYNC if self._is_clean() else WaitEnd.PROBLEMS)
-            elif self._is_idle() and goal.ids <= self._troubled():
+            elif self._is_idle():
+                # What is left waits for a user.
                 goal.finish(WaitEnd.PROBLEMS)
 
     def _by_design(self) -> set[EntryId]:
         planned = self.planned.problems if self.planned is not None else ()
         return {id for id, problem in planned if problem.code in BY_DESIGN}
-
-    def _troubled(self) -> set[EntryId]:
-        planned = self.planned.problems if self.planned is not None else ()
-        return {id for id, _ in planned} | {id for id, _ in self.patience.problems()}
 
     def _is_clean(self) -> bool:
         return all(problem.code in BY_DESIGN for problem in self.phases.exceptions)

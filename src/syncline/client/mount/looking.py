@@ -16,6 +16,7 @@ from syncline.client.mount.marks import Marks
 from syncline.client.mount.phases import Phases, reads_of
 from syncline.client.mount.read import Read, Reading, ReadResult
 from syncline.client.mount.scan import Look
+from syncline.core.identity import EntryId
 from syncline.ports.executor import Executor
 from syncline.ports.watcher import Noticed
 
@@ -115,8 +116,9 @@ class Looking:
             since_s = self._read_since_s
             waiting = await self._thread.run(self._phases.record, results)
             # What was marked when it was first looked at still is, for those who wait.
-            self.marks.wait(waiting, _now_s(), since_s)
-            self._keep(reads_of(results))
+            reads = reads_of(results)
+            self.marks.wait(waiting, _now_s(), _places(reads), since_s)
+            self._keep(reads)
         if self._reading < READINGS_MAX:
             looks = self.marks.take(now_s)
             if looks or self._is_scan_due or self._is_scan_cut or noticed.is_root_gone:
@@ -141,7 +143,7 @@ class Looking:
         if (is_everywhere or was_cut) and not observed.is_cut:
             self._ended_s = _now_s()
             self._took_s = self._ended_s - self._started_s
-        self.marks.wait(observed.waiting, _now_s())
+        self.marks.wait(observed.waiting, _now_s(), _places(observed.reads))
         self._keep(observed.reads)
         readings = observed.readings
         for start in range(0, len(readings), READINGS_AT_ONCE):
@@ -166,6 +168,10 @@ class Looking:
             if each.held is not None:
                 self._contents.put(each.content.digest, each.held)
             self._contents.put_pieces(each.chunked.pieces)
+
+
+def _places(reads: Sequence[Read]) -> set[tuple[EntryId, bytes]]:
+    return {each.reading.place for each in reads}
 
 
 def _now_s() -> float:

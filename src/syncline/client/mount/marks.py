@@ -7,7 +7,7 @@ M3  Too many marks are no marks: a look everywhere takes their place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from syncline.client.mount.scan import Look, Waiting
@@ -56,16 +56,28 @@ class Marks:
             pending.last_s = now_s
             pending.due_s = min(pending.due_s, due_s) if mark.is_open else due_s
 
-    def wait(self, waiting: Iterable[Waiting], now_s: float, since_s: float | None = None) -> None:
-        """Note places that were looked at too early; `since_s`: they were marked then, or later."""
+    def wait(
+        self,
+        waiting: Iterable[Waiting],
+        now_s: float,
+        recorded: Collection[tuple[EntryId, bytes]] = (),
+        since_s: float | None = None,
+    ) -> None:
+        """Note places that were looked at too early.
+
+        Those in `recorded` were read all the same, and only need another look: what was marked
+        before is settled. `since_s`: the others were marked then, or later.
+        """
         for each in waiting:
             key = (each.mark.directory, each.mark.name)
             pending = self._pending.get(key)
             if pending is None:
-                before = self._taken.get(key)
+                before = None if key in recorded else self._taken.get(key)
                 # What lies in a new directory was marked, at the longest, when that was.
                 oldest_s = min((each.first_s for each in self._taken.values()), default=now_s)
                 marked_s = oldest_s if since_s is None else since_s
+                if key in recorded:
+                    marked_s = now_s
                 first_s = before.first_s if before else marked_s
                 last_s = before.last_s if before else marked_s
                 is_told = each.in_s >= UNREAD_S
@@ -73,7 +85,7 @@ class Marks:
                 self._pending[key] = _Pending(each.mark, first_s, last_s, due_s, is_told)
             else:
                 pending.mark = _merged(each.mark, pending.mark)
-                if since_s is not None:
+                if since_s is not None and key not in recorded:
                     pending.first_s = min(pending.first_s, since_s)
                 pending.due_s = min(pending.due_s, now_s + each.in_s)
 

@@ -204,6 +204,11 @@ class Pass:
         held = Held(is_ignored=False, detail=detail)
         if self.session.held_of(id) != held:
             self.session.set_held(id, held)
+        seen, base = self.session.local(id), self.session.base(id)
+        if seen is not None and base is not None and seen.state.is_directory:
+            # A mode that nobody can look through is not sent: it would shut the others out as well,
+            # and what mends it would not be placed where they cannot look.
+            self.session.set_local(id, replace(seen, state=replace(seen.state, mode=base.mode)))
 
     def ignore(self, id: EntryId) -> None:
         """Keep an entry as it was recorded, because a rule covers it."""
