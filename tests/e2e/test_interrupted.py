@@ -54,6 +54,7 @@ def test_a_killed_fetch_goes_on(tmp_path: Path, size_mib: int) -> None:
             ) as fetch,
         ):
             wait_until(lambda: proxy.is_holding, "half of the file sent", timeout_s=TIMEOUT_S)
+            wait_until(lambda: staged_bytes(place) > size * 0.4, "what was sent is written")
             assert fetch.poll() is None
             fetch.kill()
         assert not (place / "copy").exists()
@@ -62,6 +63,11 @@ def test_a_killed_fetch_goes_on(tmp_path: Path, size_mib: int) -> None:
             assert proxy.down_bytes < size * 0.7
         assert digest_of_file(place / "copy") == digest_of_file(local)
         assert [path.name for path in place.iterdir()] == ["copy"]
+
+
+def staged_bytes(place: Path) -> int:
+    """Return how much of an unfinished fetch is on the disk."""
+    return sum(path.stat().st_size for path in place.glob(".syncline-*.part"))
 
 
 @pytest.mark.parametrize("size_mib", [320, pytest.param(1536, marks=slow)])

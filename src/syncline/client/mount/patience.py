@@ -21,6 +21,8 @@ class _Trouble:
     until_s: float
     problem: MountProblem
     is_certain: bool
+    is_race: bool
+    """It was not as a plan expected, which may come of another entry that is left alone."""
 
 
 class Patience:
@@ -42,7 +44,11 @@ class Patience:
         count = self._troubles[id].count + 1 if id in self._troubles else 1
         pause_s = min(MOST_S, max(at_least_s, FIRST_S * 2 ** min(count - 1, 16)))
         self._troubles[id] = _Trouble(
-            count, now_s + max(pause_s, at_least_s), problem, is_certain or count > QUIET_FAILURES
+            count,
+            now_s + max(pause_s, at_least_s),
+            problem,
+            is_certain or count > QUIET_FAILURES,
+            not is_certain,
         )
 
     def forgive(self, ids: Iterable[EntryId]) -> None:
@@ -56,8 +62,16 @@ class Patience:
             trouble.until_s = 0.0
 
     def waiting(self, now_s: float) -> frozenset[EntryId]:
-        """Return the entries that are to be left alone now."""
-        return frozenset(id for id, each in self._troubles.items() if each.until_s > now_s)
+        """Return the entries that are to be left alone now.
+
+        Those that lost a race are tried again together: one may be in the way of another.
+        """
+        is_race_due = any(t.is_race and t.until_s <= now_s for t in self._troubles.values())
+        return frozenset(
+            id
+            for id, each in self._troubles.items()
+            if each.until_s > now_s and not (each.is_race and is_race_due)
+        )
 
     def next_s(self, now_s: float) -> float | None:
         """Return when the next one is to be tried again."""
