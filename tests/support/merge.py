@@ -322,19 +322,26 @@ class Replica:
     def _send(self, unit: Unit, seen: dict[EntryId, State]) -> None:
         for change in unit.changes:
             if isinstance(change, Delete):
-                self._check_delete(change.id)
+                self._check_delete(change)
         names = {bytes(c.name) for c in unit.changes if isinstance(c, Move)}
         assert unit.is_atomic or not any(name.startswith(b".syncline") for name in names)
         for entry in self.server.store(unit, self.name):
             assert not entry.name.startswith(b".syncline-aside"), "left aside on the server"
             self._sent[entry.id, entry.revision] = seen.get(entry.id)
 
-    def _check_delete(self, id: EntryId) -> None:
-        """Fail where no user deleted, and no equal content stays (I4)."""
+    def _check_delete(self, change: Delete) -> None:
+        """Fail where no user deleted, and no equal content stays (I4).
+
+        One that the server refuses as stale, because it was decided before the entry was what it is
+        now, deletes nothing.
+        """
+        id = change.id
         if id in self.oracle.deleted | self.oracle.merged:
             return
         entry = self.server.table.entry(id)
         assert entry is not None and entry.is_live
+        if change.base != entry.revision:
+            return
         gone = state_of(entry).substance
         if gone in self.oracle.given_up:
             return
