@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +144,19 @@ def test_a_shift_waits_for_what_must_arrive_before() -> None:
     assert labels(steps) == ["aside a", "arrive b", "arrive c", "shift a"]
 
 
+def test_what_leaves_waits_for_its_heir() -> None:
+    current = places(a="/x", b="/y", c="/z")
+    wanted = places(b="/z", c="/x")
+    steps = order(current, wanted, after={id_of("a"): id_of("b")})
+    assert labels(steps) == ["aside c", "shift b", "leave a", "shift c"]
+
+
+def test_two_that_wait_for_each_other_leave_without_insisting() -> None:
+    current = places(a="/x", b="/y")
+    steps = order(current, places(b="/x"), after={id_of("a"): id_of("b")})
+    assert labels(steps) == ["leave a", "shift b"]
+
+
 @st.composite
 def trees(draw: st.DrawFn) -> Places:
     """Draw a tree of some of eight directories, few names, in any shape."""
@@ -166,6 +181,17 @@ def test_any_tree_becomes_any_other(current: Places, wanted: Places, can_swap: b
     asides = sum(isinstance(step, Aside) for step in steps)
     swaps = sum(isinstance(step, Swap) for step in steps)
     assert len(steps) == len(moved) + asides - swaps
+
+
+@settings(max_examples=300)
+@given(trees(), trees(), st.randoms(use_true_random=False))
+def test_any_tree_becomes_any_other_whatever_waits_for_heirs(
+    current: Places, wanted: Places, draws: random.Random
+) -> None:
+    stays = sorted(current.keys() & wanted.keys())
+    after = {id: draws.choice(stays) for id in sorted(current.keys() - wanted.keys()) if stays}
+    steps = order(current, wanted, after=after)
+    assert play(current, wanted, steps) == wanted
 
 
 def test_a_thousand_entries_are_ordered_in_one_pass() -> None:

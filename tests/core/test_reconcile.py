@@ -85,6 +85,14 @@ def test_a_folder_that_has_the_files_already_transfers_nothing() -> None:
     world.check_equal()
 
 
+def test_what_is_dropped_for_equal_content_goes_when_that_is_stored() -> None:
+    here, _ = late("move b x; edit a b", "move a x")
+    b = here.remote[here.at("x")]
+    sent = [change for unit in here.plan().sending for change in unit.changes]
+    assert [type(change) for change in sent] == [PutFile, Delete]
+    assert sent[1] == Delete(b.id, b.revision)
+
+
 def test_a_moved_directory_is_one_action_and_one_change() -> None:
     assert len(planned("nothing", "move d x").placing) == 1
     [unit] = planned("move d x", "nothing").sending

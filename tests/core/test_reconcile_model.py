@@ -219,7 +219,7 @@ def test_replicas_changed_apart_become_equal(seed: int, count: int) -> None:
 
 @settings(max_examples=300)
 @given(st.integers(0, 2**32), st.sampled_from([2, 3]))
-@example(3976242720, 3)  # a delete that was decided before the entry was what it is now
+@example(3976242720, 3)  # dropped for equal content that was not sent yet
 def test_plans_cut_off_anywhere_lead_to_the_same_end(seed: int, count: int) -> None:
     draws = Draws(seed)
     world = grown(draws, *"XYZ"[:count])

@@ -71,14 +71,15 @@ def order(
 ) -> tuple[Step, ...]:
     """Return the steps from one tree to another.
 
-    `after`: an entry shifts only when the other one has arrived. `swappable`: entries that may
+    `after`: an entry shifts or leaves only when the other one is where it shall be; one that leaves
+    does not insist on it, where the two would wait for each other. `swappable`: entries that may
     change places in one step. Both trees must be trees.
     """
     moved = {id for id, place in wanted.items() if current.get(id) != place}
     moved.update(current.keys() - wanted.keys())
     if not moved:
         return ()
-    work = _Ordering(dict(current), wanted, after or {}, swappable, moved)
+    work = _Ordering(dict(current), wanted, dict(after or {}), swappable, moved)
     return work.run()
 
 
@@ -88,7 +89,7 @@ class _Ordering:
 
     now: dict[EntryId, Place | None]
     wanted: Mapping[EntryId, Place]
-    after: Mapping[EntryId, EntryId]
+    after: dict[EntryId, EntryId]
     swappable: frozenset[EntryId]
     pending: set[EntryId]
     steps: list[Step] = field(default_factory=list)
@@ -132,18 +133,24 @@ class _Ordering:
     def _blocker(self, id: EntryId) -> EntryId | None:
         place = self.wanted.get(id)
         if place is None:
-            return next(iter(self.children.get(id, ())), None)  # O1
+            child = next(iter(self.children.get(id, ())), None)  # O1
+            return self._awaited(id) if child is None else child
         parent = place[0]
         if parent != ROOT_ID and parent not in self.now:
             return parent  # O1
         if id in self.now:
-            if self.after.get(id) in self.pending:
-                return self.after[id]
+            awaited = self._awaited(id)
+            if awaited is not None:
+                return awaited
             inside = self._between(parent, id)
             if inside is not None:
                 return inside  # O3
         occupant = self.at_place.get(place)
         return None if occupant == id else occupant  # O2
+
+    def _awaited(self, id: EntryId) -> EntryId | None:
+        other = self.after.get(id)
+        return other if other in self.pending else None
 
     def _between(self, parent: EntryId, id: EntryId) -> EntryId | None:
         """Return the nearest entry from `parent` up to `id` that will shift; None if not within."""
@@ -196,12 +203,26 @@ class _Ordering:
             freed = sorted(ring)
             self._swap(*freed)
         else:
-            aside = min(id for id in ring if id in self.wanted and id in self.now)
-            self._depart(aside)
-            self.now[aside] = None
-            self.steps.append(Aside(aside))
-            freed = [aside]
+            freed = [self._free_one(ring)]
         self._attempt([waiter for id in freed for waiter in self.waiting.pop(id, [])][::-1])
+
+    def _free_one(self, ring: list[EntryId]) -> EntryId:
+        """Set one of a ring aside, or let go of an `after`; return who is out of the way."""
+        before = zip([ring[-1], *ring], ring, strict=False)
+        movable = [
+            id for waiter, id in before if self.after.get(waiter) != id and self._is_here(id)
+        ]
+        if not movable:
+            leaver = min(id for id in ring if id not in self.wanted and id in self.after)
+            return self.after.pop(leaver)
+        aside = min(movable)
+        self._depart(aside)
+        self.now[aside] = None
+        self.steps.append(Aside(aside))
+        return aside
+
+    def _is_here(self, id: EntryId) -> bool:
+        return id in self.wanted and self.now.get(id) is not None
 
     def _can_swap(self, ring: list[EntryId]) -> bool:
         if len(ring) != 2 or not self.swappable.issuperset(ring):

@@ -77,6 +77,7 @@ class _Aims:
     problems: tuple[Problem, ...] = ()
     copies: Mapping[EntryId, EntryId] = field(default_factory=dict)
     adopted: Mapping[EntryId, EntryId] = field(default_factory=dict)
+    heirs: Mapping[EntryId, EntryId] = field(default_factory=dict)
 
 
 def reconcile(view: View, mount: Mount) -> Plan:
@@ -99,7 +100,7 @@ def reconcile(view: View, mount: Mount) -> Plan:
         relabels=tuple(Relabel(old, new) for old, new in sorted(found.items())),
         confirms=tuple(_confirms(view.base, local, remote)),
         placing=_placing(local, reachable, aims.copies),
-        sending=_sending(view, remote, aims.remote),
+        sending=_sending(view, remote, aims),
         problems=tuple(_first_of_each([*aims.problems, *problems])),
     )
 
@@ -122,6 +123,7 @@ def _aims(view: View, mount: Mount, local: Tree, remote: Tree) -> _Aims:
                 structure.wanted,
                 copies=structure.copies,
                 adopted=structure.adopted(),
+                heirs=structure.heirs(),
             )
         case Mode.RECEIVE_ONLY:
             aim, problems = flow(view.base, remote, local, ProblemCode.LOCAL_CHANGE)
@@ -279,12 +281,21 @@ def _action(step: Step, local: Tree, wanted: Tree, copies: Mapping[EntryId, Entr
             assert_never(step)
 
 
-def _sending(view: View, remote: Tree, wanted: Tree) -> tuple[Unit, ...]:
-    """Return the changes that turn remote into what is wanted, in units."""
+def _sending(view: View, remote: Tree, aims: _Aims) -> tuple[Unit, ...]:
+    """Return the changes that turn remote into what is wanted, in units.
+
+    What is dropped for equal content goes when that content is there: edits come first, and each
+    dropped entry leaves after its heir, so that a plan that is cut off takes nothing away (I4).
+    """
+    wanted = aims.remote
     units: list[Unit] = []
+    for id in sorted(remote.keys() & wanted.keys()):
+        old, new = remote[id], wanted[id]
+        if old.place == new.place and not is_same(old, new):
+            units.append(Unit((_put(id, view, new),)))
     ring: list[Change] = []
     aside: set[EntryId] = set()
-    for step in order(_places(remote), _places(wanted)):
+    for step in order(_places(remote), _places(wanted), after=aims.heirs):
         changes = _changes(step, view, remote, wanted)
         if isinstance(step, Aside):
             aside.add(step.id)
@@ -298,10 +309,6 @@ def _sending(view: View, remote: Tree, wanted: Tree) -> tuple[Unit, ...]:
                 ring = []
         else:
             units.append(Unit(changes))
-    for id in sorted(remote.keys() & wanted.keys()):
-        old, new = remote[id], wanted[id]
-        if old.place == new.place and not is_same(old, new):
-            units.append(Unit((_put(id, view, new),)))
     return tuple(units)
 
 

@@ -58,6 +58,15 @@ class Structure:
                 heirs.add(winner)
         return found
 
+    def heirs(self) -> dict[EntryId, EntryId]:
+        """Return what was dropped, each with the entry that has its content now."""
+        return {loser: self._heir(loser) for loser in self._dropped}
+
+    def _heir(self, id: EntryId) -> EntryId:
+        while id in self._dropped:
+            id = self._dropped[id]
+        return id
+
     def settle(self) -> None:
         """Apply all rules until none applies."""
         self._revive_parents()
@@ -183,10 +192,7 @@ class Structure:
 
     def _name_losers(self, taken: dict[Place, EntryId]) -> None:
         for id, local in sorted(self.merged.losers.items()):
-            heir = id
-            while heir in self._dropped:
-                heir = self._dropped[heir]
-            loser = local.at(self.wanted[heir].place)
+            loser = local.at(self.wanted[self._heir(id)].place)
             digest = losing_digest(id, loser)
             if self._is_kept(local.place, loser, digest, taken):
                 continue
