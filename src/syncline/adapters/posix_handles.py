@@ -49,6 +49,7 @@ def _status(seen: os.stat_result) -> Status:
         seen.st_size,
         seen.st_mtime_ns,
         seen.st_ctime_ns,
+        seen.st_nlink,
     )
 
 
@@ -151,6 +152,10 @@ class PosixFile:
         except BlockingIOError:
             # The kernel took it away: a writer waited for too long.
             return
+
+    def forget_cached(self) -> None:
+        """Give up what the kernel keeps of it in memory and has on the disk as well."""
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         """Close; a lease ends by that."""

@@ -23,7 +23,7 @@ Contract, for every adapter:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class Status:
     size: int
     mtime_ns: int
     ctime_ns: int
+    links: int = field(default=1, compare=False)
+    """How many names lead to it; no part of what it is."""
 
 
 class Writers(Enum):
@@ -102,6 +104,9 @@ class File(Protocol):
 
     def release(self) -> None:
         """Let go of the lease; without one nothing happens."""
+
+    def forget_cached(self) -> None:
+        """Let the next reading come from the disk, where the system does that; nothing changes."""
 
     def close(self) -> None:
         """Close; a second call does nothing."""

@@ -80,8 +80,6 @@ ACTS: Mapping[str, UserAct] = {
     "chmod": _chmod,
 }
 
-SAVING = frozenset({_overwrite, _append, _save, _create, _replace_by_directory})
-
 
 def given_up(user: User, path: bytes) -> set[bytes]:
     """Return what is at a path: what an act there may overwrite."""
@@ -90,30 +88,53 @@ def given_up(user: User, path: bytes) -> set[bytes]:
     return set()
 
 
-def run(name: str, act: UserAct, path: bytes, number: int) -> bool:
-    """Let the user act before one operation; tell whether it came that far."""
+def _forgo_copy(user: User, path: bytes) -> None:
+    """Delete the conflict copy that was just made, and go on in its source."""
+    for other in user.tree():
+        if b"conflict" in other:
+            user.unlink(other)
+    _append(user, path)
+
+
+SAVING = frozenset({_overwrite, _append, _save, _create, _replace_by_directory, _forgo_copy})
+
+
+def run(
+    name: str,
+    act: UserAct,
+    path: bytes,
+    number: int,
+    later: tuple[UserAct, int] | None = None,
+) -> bool:
+    """Let the user act before one operation; tell whether it came that far.
+
+    `later`: what he does as well, so many operations after that.
+    """
     world = world_before(SCENES[name])
     plan = world.plan()
     wanted_before = remote_contents(world)
     gone: set[bytes] = set()
-    has_acted = False
-    is_done = False
+    acts = {number: act}
+    if later is not None:
+        acts[number + later[1]] = later[0]
+    done: list[UserAct] = []
+    last = -1
 
     def at(each: int, operation: Operation) -> None:
-        nonlocal has_acted, is_done
-        if each == number:
-            has_acted = True
+        nonlocal last
+        last = each
+        if each in acts:
             before = given_up(world.user, path)
             with suppress(OSError):
-                act(world.user, path)
-                is_done = True
+                acts[each](world.user, path)
+                done.append(acts[each])
             gone.update(before - given_up(world.user, path))
 
     with world.before_each(at):
         world.place(plan.placing)
-    if not has_acted:
+    if last < max(acts):
         return False
-    saved = is_done and act in SAVING
+    saved = bool(done) and done[-1] in SAVING
     world.rest()
     world.check_equal()
     there = set(world.paths().values())
@@ -186,3 +207,24 @@ def test_what_is_done_in_a_directory_that_is_moved_out_is_undone(name: str) -> N
 
 def contents_of(user: User) -> dict[bytes, bytes]:
     return {path: node.content for path, node in user.tree().items()}
+
+
+def test_who_deletes_the_copy_and_goes_on_in_its_source_loses_nothing() -> None:
+    for number in count():
+        if not run("conflict", _forgo_copy, b"x", number):
+            assert number > 20
+            break
+
+
+@pytest.mark.parametrize("then", [_overwrite, _append, _save])
+def test_what_is_saved_over_a_thing_that_is_just_taken_back_is_kept(then: UserAct) -> None:
+    for number in count():
+        steps = [run("edit", _other_kind, b"x", number, (then, step)) for step in range(1, 5)]
+        if not any(steps):
+            assert number > 20
+            break
+
+
+def _other_kind(user: User, path: bytes) -> None:
+    user.unlink(path)
+    user.symlink(path, b"/etc/passwd")

@@ -134,6 +134,7 @@ class Inode:
             self.size,
             self.mtime_ns,
             self.ctime_ns,
+            self.links,
         )
 
 

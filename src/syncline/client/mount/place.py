@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import assert_never
 
-from syncline.client.local import local_error
+from syncline.client.local import SYNCS_MAX, local_error
 from syncline.client.mount.own_directory import OwnDirectory
 from syncline.client.mount.place_attributes import set_attributes
-from syncline.client.mount.place_batch import SYNCS_MAX, Batch, Ground
+from syncline.client.mount.place_batch import Batch, Ground
 from syncline.client.mount.place_lingering import Lingering
 from syncline.client.mount.place_making import create, keep_copy, take_back_copy
 from syncline.client.mount.place_moves import exchange, return_all, set_aside, shift
@@ -36,7 +36,7 @@ from syncline.client.mount.place_staging import Staged, Stager
 from syncline.client.mount.place_swaps import Out, remove, swap
 from syncline.client.mount.staged_content import StagedContent
 from syncline.client.mount.walker import Walker
-from syncline.core.conflict_names import conflict_name, losing_digest
+from syncline.core.conflict_names import conflict_name, losing_digest, plain_name
 from syncline.core.entries import Kind
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import ROOT_ID, Digest, EntryId
@@ -307,12 +307,13 @@ class _Work:
         if id in self._copied or (base is not None and base.substance == local.substance):
             return True
         # After a crash the second name may be there already, and is no part of the plan then.
-        return any(self._has_copy(place, local) for place in (local.place, wanted.place))
+        return any(self._has_copy(id, place, local) for place in (local.place, wanted.place))
 
-    def _has_copy(self, place: Place, local: State) -> bool:
-        """Tell whether a conflict copy of a content lies beside a place; looks at it, too.
+    def _has_copy(self, id: EntryId, place: Place, local: State) -> bool:
+        """Tell whether a content lies beside a place, under one of its names; looks at it, too.
 
-        A user may just have moved it over the very file that is to be replaced.
+        These are the names that `core.structure` takes for kept (S4). A user may just have moved
+        that file over the very one that is to be replaced.
         """
         session = self.batch.session
         copies: list[tuple[EntryId, Seen]] = []
@@ -320,7 +321,7 @@ class _Work:
         def is_taken(name: Name) -> bool:
             there = session.child(place[0], name)
             seen = None if there is None else session.local(there)
-            if there is None or seen is None:
+            if there is None or there == id or seen is None:
                 return False
             if seen.state.substance != local.substance:
                 return True
@@ -329,9 +330,10 @@ class _Work:
 
         digest = losing_digest(ROOT_ID, local)
         conflict_name(place[1], self.batch.ground.replica, digest, is_taken)
-        for id, seen in copies:
+        is_taken(plain_name(place[1]))
+        for copy, seen in copies:
             [directory] = self.batch.open(place[0])
-            if self.batch.found(directory, seen.state.name, id, seen) is not None:
+            if self.batch.found(directory, seen.state.name, copy, seen) is not None:
                 return True
             self.batch.drop(seen.state.place)
         return False

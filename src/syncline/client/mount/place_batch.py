@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from syncline.client.local import SYNCS_MAX
 from syncline.client.mount.own_directory import OwnDirectory
 from syncline.client.mount.place_displaced import (
     KINDS,
@@ -25,7 +26,7 @@ from syncline.client.mount.place_displaced import (
 from syncline.client.mount.place_staging import Staged
 from syncline.client.mount.walker import OPEN_MAX, Walker, parts_of
 from syncline.core.entries import Kind
-from syncline.core.fingerprints import Fingerprint, Seen
+from syncline.core.fingerprints import GRAIN_NS, Fingerprint, Seen
 from syncline.core.identity import ROOT_ID, EntryId
 from syncline.core.merging import confirmed
 from syncline.core.names import Name, RelPath
@@ -34,14 +35,6 @@ from syncline.ports.clock import Clock
 from syncline.ports.files import Directory, FileKind, Status
 from syncline.ports.mount_state import MountSession
 from syncline.ports.watcher import Mark
-
-GRAIN_NS = 20_000_000
-"""A fingerprint whose mtime is that young could be left by a later write, too: kernels stamp times
-with the tick of their clock, at most 10 ms (HZ=100)."""
-
-SYNCS_MAX = 8
-"""Up to so many files or directories are synced one by one; more, by one sync of the file system,
-which may have to write what others left dirty."""
 
 Undo = Callable[[], None]
 

@@ -82,7 +82,8 @@ class Lingering:
         status = self._displaced.look(thing.name)
         if status is None:
             return
-        if thing.is_copied or (thing.is_idle and status == thing.status):
+        is_copied = thing.is_copied and status.links > 1
+        if is_copied or (thing.is_idle and status == thing.status):
             self._displaced.remove(thing.name)
         elif status.kind is not FileKind.FILE:
             marks.extend(self._judge(thing, status))

@@ -45,9 +45,7 @@ def _undo_create(
     batch: Batch, stager: Stager, directory: Directory, name: Name, staged: Staged
 ) -> None:
     """Take a placed thing back out of a directory that left the mount, if nobody touched it."""
-    status = directory.look(name)
-    told = (staged.inode, staged.size, staged.mtime_ns)
-    if status is None or (status.inode, status.size, status.mtime_ns) != told:
+    if not staged.is_untouched(directory.look(name)):
         raise OSError(errno.ESTALE, "it was changed since")
     directory.move(name, batch.ground.own.staging, staged.name)
     stager.returned(staged)

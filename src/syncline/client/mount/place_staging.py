@@ -16,7 +16,7 @@ from syncline.client.mount.staged_content import Inline, StagedContent, StagedFi
 from syncline.core.entries import Kind
 from syncline.core.identity import ROOT_ID, Digest, digest_of
 from syncline.core.trees import Abilities, State
-from syncline.ports.files import Directory, File, FileKind
+from syncline.ports.files import Directory, File, FileKind, Status
 from syncline.ports.ids import Ids
 
 STAGED_PREFIX = b"place-"
@@ -33,6 +33,11 @@ class Staged:
     size: int
     mtime_ns: int
     is_ours: bool
+
+    def is_untouched(self, status: Status | None) -> bool:
+        """Tell whether what lies somewhere is this, and nobody wrote into it."""
+        told = (self.inode, self.size, self.mtime_ns)
+        return status is not None and (status.inode, status.size, status.mtime_ns) == told
 
 
 class Stager:

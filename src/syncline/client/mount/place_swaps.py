@@ -124,8 +124,12 @@ def _swap_back(
         # He took away what was placed: his thing gets its name back.
         rescue(batch, directory, name, replace(label, wanted=None))
         return False
-    own.displaced.move(name, own.staging, staged.name)
-    stager.returned(staged)
+    if staged.is_untouched(own.displaced.look(name)):
+        own.displaced.move(name, own.staging, staged.name)
+        stager.returned(staged)
+    else:
+        # He saved over what was placed, or wrote into it: that is his as well.
+        rescue(batch, directory, name, replace(label, wanted=None))
     return False
 
 
@@ -133,9 +137,7 @@ def _undo_swap(
     batch: Batch, directory: Directory, place_name: Name, name: bytes, staged: Staged
 ) -> None:
     """Take a placed file back out of a directory that left the mount, if nobody touched it."""
-    status = directory.look(place_name)
-    told = (staged.inode, staged.size, staged.mtime_ns)
-    if status is None or (status.inode, status.size, status.mtime_ns) != told:
+    if not staged.is_untouched(directory.look(place_name)):
         raise OSError(errno.ESTALE, "it was changed since")
     own = batch.ground.own
     own.displaced.exchange(name, directory, place_name)
@@ -183,7 +185,8 @@ def _judged(
             directory.status().inode,
             status,
             batch.ground.clock.monotonic_s(),
-            is_copied=status.inode in batch.copied,
+            # Unless the user took the copy away again meanwhile: then this is the only name.
+            is_copied=status.inode in batch.copied and status.links > 1,
         )
         if thing.is_copied:
             return thing
