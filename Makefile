@@ -3,6 +3,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 1-200
+AT_LEAST ?= 100
+PLANT ?= all
 BUF_VERSION := 1.75.0
 
 PY := .venv/bin/python
@@ -15,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate lint format check check-all proto proto-baseline bench clean
+.PHONY: help setup demo test simulate simulate-met simulate-planted lint format check check-all proto proto-baseline bench clean
 .NOTPARALLEL:
 
 help: ## Print this list
@@ -50,7 +52,13 @@ test: $(READY) ## Run the tests
 	@$(PY) -m pytest -n $(WORKERS)
 
 simulate: $(READY) ## Run simulated worlds: make simulate SEEDS=1-1000
-	@$(PY) tools/simulate.py $(SEEDS)
+	@$(PY) tools/simulate.py $(SEEDS) --workers $(WORKERS)
+
+simulate-met: $(READY) ## The same, and fail where a kind of trouble was met too seldom: AT_LEAST=100
+	@$(PY) tools/simulate.py $(SEEDS) --workers $(WORKERS) --at-least $(AT_LEAST)
+
+simulate-planted: $(READY) ## Plant bugs, and find each of them: make simulate-planted PLANT=all
+	@$(PY) tools/simulate.py 1-500 --workers $(WORKERS) --plant $(PLANT)
 
 lint: $(READY) $(BUF_READY) ## Check format, style, types, layers and the wire
 	@$(PY) -m ruff format --check

@@ -1,7 +1,8 @@
 """Run simulated worlds: `make simulate SEEDS=1-1000`.
 
 Each seed is a world of its own: a server, two or three mounts, their users, faults and crashes. One
-that fails prints the command that repeats it, and what happened last.
+that fails prints the command that repeats it, and what happened last. A table at the end says what
+the worlds met. With `--plant` a bug is planted first, and the worlds are to find it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests.support.simulation.met import KINDS
+from tests.support.simulation.planted import BUGS, Hunt, hunt
 from tests.support.simulation.world import Report, play
 
 
@@ -28,23 +32,38 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
-def main() -> int:
-    """Play all seeds; return how the process ends."""
+def arguments() -> argparse.ArgumentParser:
+    """Return what the command takes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", type=seeds_of)
     parser.add_argument("--operations", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--plain", action="store_true", help="no trouble but crashes and losses")
+    parser.add_argument("--at-least", type=int, default=0, help="how often each kind is to be met")
+    parser.add_argument("--every", action="store_true", help="show each operation that was met")
+    parser.add_argument("--plant", choices=("all", *BUGS), help="plant a bug, and look for it")
     parser.add_argument("--verbose", action="store_true", help="log what the mounts do")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Play all seeds; return how the process ends."""
+    options = arguments().parse_args()
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.CRITICAL)
+    if options.plant is not None:
+        names = list(BUGS) if options.plant == "all" else [options.plant]
+        return look_for(names, options.seeds, options.operations, options.workers)
     started = time.monotonic()
     failed: list[int] = []
     totals: Counter[str] = Counter()
     met: Counter[str] = Counter()
     with ProcessPoolExecutor(options.workers) as pool:
-        waiting = {pool.submit(play, seed, options.operations): seed for seed in options.seeds}
+        waiting = {
+            pool.submit(play, seed, options.operations, is_plain=options.plain): seed
+            for seed in options.seeds
+        }
         for future in as_completed(waiting):
-            seed = waiting[future]
+            seed = waiting.pop(future)
             error = future.exception()
             if error is not None:
                 failed.append(seed)
@@ -54,9 +73,8 @@ def main() -> int:
     seconds = time.monotonic() - started
     print(f"{len(options.seeds)} seeds, {len(failed)} failed, {seconds:.0f} s: {sorted(failed)}")
     print(", ".join(f"{value} {name}" for name, value in totals.items()))
-    for name, value in sorted(met.items()):
-        print(f"  {value:8d} {name}")
-    return 1 if failed else 0
+    rare = show(met, options.at_least, is_every=options.every)
+    return 1 if failed or rare else 0
 
 
 def count(report: Report, totals: Counter[str], met: Counter[str]) -> None:
@@ -66,6 +84,36 @@ def count(report: Report, totals: Counter[str], met: Counter[str]) -> None:
     totals["conflict copies"] += report.conflicts
     totals["virtual seconds"] += int(report.virtual_s)
     met.update(report.met)
+
+
+def show(met: Counter[str], at_least: int, *, is_every: bool) -> list[str]:
+    """Print what was met, each kind of it; return the kinds that were met too seldom."""
+    names = [*KINDS, *sorted(name for name in met if is_every and name not in KINDS)]
+    for name in names:
+        print(f"  {met[name]:8d} {name}")
+    rare = [name for name in KINDS if met[name] < at_least]
+    if rare:
+        print(f"met less than {at_least} times: {', '.join(rare)}")
+    return rare
+
+
+def look_for(names: Iterable[str], seeds: list[int], operations: int, workers: int) -> int:
+    """Look for planted bugs, and print how many seeds each of them took."""
+    is_any_missed = False
+    with ProcessPoolExecutor(workers) as pool:
+        waiting = {pool.submit(hunt, name, seeds, operations): name for name in names}
+        for future in as_completed(waiting):
+            found = future.result()
+            is_any_missed |= not found.is_found
+            print(shown(waiting[future], found), flush=True)
+    return 1 if is_any_missed else 0
+
+
+def shown(name: str, found: Hunt) -> str:
+    """Return one line on a planted bug."""
+    if not found.is_found:
+        return f"NOT FOUND in {found.seeds} seeds, ran {found.ran} times: {name}"
+    return f"{found.seeds:4d} seeds, ran {found.ran} times: {name}: {found.reason}"
 
 
 if __name__ == "__main__":

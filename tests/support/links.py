@@ -35,7 +35,7 @@ from syncline.ports.link import (
     WatchBegin,
     WatchEvent,
 )
-from syncline.ports.report import PathOutcome, Report, Result, Silent
+from syncline.ports.report import PathOutcome, Report, Result
 from tests.support.serving import ALICE, SeededIds
 
 Hook = Callable[[], Awaitable[None]]
@@ -155,6 +155,19 @@ def failing(error: SynclineError) -> Hook:
 
 async def nothing() -> None:
     """Be a hook that lets a call pass."""
+
+
+class Silent:
+    """A report that nobody reads."""
+
+    def expect(self, paths: int, size: int) -> None:
+        """Do nothing."""
+
+    def advance(self, size: int) -> None:
+        """Do nothing."""
+
+    def finish(self, outcome: PathOutcome) -> None:
+        """Do nothing."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from tests.support.simulation.contents import Contents
 from tests.support.simulation.inodes import Device, Inode, Opened, refused, top
+from tests.support.simulation.met import disk_fault
 
 GRAIN_NS = 4_000_000
 """The tick of a kernel with HZ=250, to which file systems cut their times."""
@@ -66,8 +68,9 @@ class SimulatedDisk(Contents):
     """The disk of one machine, with the processes on it.
 
     `now_ns` gives the time; without it `clock_ns` does, which the test moves. `before` is the hook.
-    `counts` has how often each operation was begun. `is_ordered`: see `journal`. Without
-    `has_exchange` two things change names in the steps of `adapters.posix_renames`.
+    `counts` has how often each operation was begun, `met` what trouble was met, and `has_failed`
+    whether a fault hit the process that runs. `is_ordered`: see `journal`. Without `has_exchange`
+    two things change names in the steps of `adapters.posix_renames`.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class SimulatedDisk(Contents):
         self.has_exchange = has_exchange
         self.before: Callable[[Operation], None] | None = None
         self.counts: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
+        self.has_failed = False
         self._faults: list[_Fault] = []
         self._processes: list[Process] = []
         self.user_files: list[Opened] = []
@@ -154,6 +159,8 @@ class SimulatedDisk(Contents):
             if fault.hits(operation):
                 if fault.times is not None:
                     fault.times -= 1
+                self.has_failed = True
+                self.met[disk_fault(errno.errorcode[fault.error])] += 1
                 raise refused(fault.error, operation.path)
 
     def register(self, process: Process) -> None:

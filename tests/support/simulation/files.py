@@ -92,6 +92,9 @@ class SimulatedFile(File):
     def release(self) -> None:
         self._disk.release(self._begin("release"))
 
+    def forget_cached(self) -> None:
+        self._begin("forget_cached")
+
     def close(self) -> None:
         if self._opened.is_open:
             self._disk.close(self._opened)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from syncline.compose.direct import DirectLink
-from syncline.core.changes import Answer, Proposal
+from syncline.core.changes import Answer, Proposal, Refusal
 from syncline.core.identity import Digest, Revision
 from syncline.core.names import RelPath
-from syncline.errors import Unavailable
+from syncline.errors import SynclineError, Unavailable
 from syncline.ports.link import (
     ChunkSource,
     Located,
@@ -24,6 +25,15 @@ from syncline.ports.link import (
 from syncline.server.volume import ServedVolume
 from tests.support.simulation.disk import Crashed
 from tests.support.simulation.loop import Process
+from tests.support.simulation.met import (
+    ANSWER_LOST,
+    REPEATED,
+    REPLAYED,
+    REQUEST_LOST,
+    STALLED,
+    STREAM_CUT,
+    refusal,
+)
 
 
 @dataclass
@@ -35,19 +45,58 @@ class Network:
     loss: float = 0.0
     """How likely a call is lost, or a stream cut, at each of its steps."""
     is_up: bool = True
+    trouble: NetworkTrouble | None = None
+    """What comes on top of that, from a stream of its own."""
+    met: Counter[str] = field(default_factory=Counter)
+    repairs: int = 0
+    """How often a whole table was asked for by a mount that had a cursor."""
 
-    async def travel(self) -> None:
+    async def travel(self, kind: str = REQUEST_LOST) -> None:
         """Let a message travel; it may be lost, and the connection with it."""
         await asyncio.sleep(self.seeded.random() * self.most_s)
-        if not self.is_up or self.seeded.random() < self.loss:
+        is_cut = self.trouble is not None and self.trouble.is_cut()
+        if not self.is_up or self.seeded.random() < self.loss or is_cut:
+            self.met[kind] += 1
             raise Unavailable("the simulated network lost a message")
+
+
+@dataclass
+class NetworkTrouble:
+    """How bad a network is beyond losing messages; `on_stall` and `on_fetch` tell of moments."""
+
+    seeded: random.Random
+    repeats: float
+    stalls: float
+    cuts: float
+    on_stall: Callable[[Proposal], None]
+    on_fetch: Callable[[Sequence[Digest]], None]
+
+    def is_cut(self) -> bool:
+        """Tell whether the connection breaks now."""
+        return self.seeded.random() < self.cuts
+
+    def is_repeated(self) -> bool:
+        """Tell whether a request comes to the server twice."""
+        return self.seeded.random() < self.repeats
+
+    def stall_s(self) -> float:
+        """Return how long a piece of content stands still."""
+        return self.seeded.uniform(5.0, 45.0) if self.seeded.random() < self.stalls else 0.0
 
 
 class SimulatedLink:
     """`ports.link.Link` over a network; the server may stop and come back meanwhile."""
 
-    def __init__(self, volume: ServedVolume, server: Process, network: Network) -> None:
+    def __init__(
+        self,
+        volume: ServedVolume,
+        server: Process,
+        network: Network,
+        has_cursor: Callable[[], bool],
+    ) -> None:
         self._link = DirectLink(volume)
+        self._volume = volume
+        self._has_cursor = has_cursor
         self._server = server
         self._network = network
 
@@ -64,50 +113,93 @@ class SimulatedLink:
     async def hello(self) -> ServerFacts:
         await self._network.travel()
         facts = await self._link.hello()
-        await self._network.travel()
+        await self._network.travel(ANSWER_LOST)
         return facts
 
     async def store(self, proposal: Proposal, source: ChunkSource) -> Answer:
         await self._network.travel()
 
         async def over_network(digest: Digest) -> bytes:
+            await self._stall(proposal)
             await self._network.travel()
             return await source(digest)
 
-        with self._served():
-            answer = await self._link.store(proposal, over_network)
-        await self._network.travel()
-        return answer
+        return await self._answered(proposal, lambda: self._link.store(proposal, over_network))
 
     async def delete(self, proposal: Proposal) -> Answer:
         await self._network.travel()
-        with self._served():
-            answer = await self._link.delete(proposal)
-        await self._network.travel()
+        return await self._answered(proposal, lambda: self._link.delete(proposal))
+
+    async def _stall(self, proposal: Proposal) -> None:
+        trouble = self._network.trouble
+        stall_s = trouble.stall_s() if trouble is not None else 0.0
+        if trouble is not None and stall_s:
+            self._network.met[STALLED] += 1
+            trouble.on_stall(proposal)
+            await asyncio.sleep(stall_s)
+
+    async def _answered(
+        self, proposal: Proposal, ask: Callable[[], Coroutine[object, object, Answer]]
+    ) -> Answer:
+        """Ask, maybe twice, and let the answer travel."""
+        met, trouble = self._network.met, self._network.trouble
+        try:
+            with self._served():
+                answer = await ask()
+            if trouble is not None and trouble.is_repeated():
+                await self._repeat(proposal, answer, ask)
+        except SynclineError as error:
+            met[refusal(error.code)] += 1
+            raise
+        for outcome in answer.outcomes:
+            if isinstance(outcome, Refusal):
+                met[refusal(outcome.code.value)] += 1
+        await self._network.travel(ANSWER_LOST)
         return answer
+
+    async def _repeat(
+        self,
+        proposal: Proposal,
+        first: Answer,
+        ask: Callable[[], Coroutine[object, object, Answer]],
+    ) -> None:
+        """Ask again, as after an answer that was lost; a commit is made once (G6)."""
+        self._network.met[REPEATED] += 1
+        with self._volume.metadata.read(self._volume.id) as reader:
+            if reader.answer(proposal.author.replica, proposal.op_id) is None:
+                return
+        with self._served():
+            again = await ask()
+        self._network.met[REPLAYED] += again.is_replay
+        if (again.revision, _codes(again)) != (first.revision, _codes(first)):
+            raise AssertionError(f"a repeated STORE was answered {again}, and before {first}")
 
     async def fetch(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
         await self._network.travel()
+        trouble = self._network.trouble
+        if trouble is not None:
+            trouble.on_fetch(digests)
         async with aclosing(self._link.fetch(digests)) as chunks:
             while True:
                 with self._served():
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
-                await self._network.travel()
+                await self._network.travel(STREAM_CUT)
                 yield chunk
 
     async def watch(
         self, begin: WatchBegin, progress: AsyncIterator[Progress]
     ) -> AsyncIterator[WatchEvent]:
         await self._network.travel()
+        self._network.repairs += begin.cursor is None and self._has_cursor()
         async with aclosing(self._link.watch(begin, progress)) as events:
             while True:
                 with self._served():
                     event = await anext(events, None)
                 if event is None:
                     return
-                await self._network.travel()
+                await self._network.travel(STREAM_CUT)
                 yield event
 
     async def list(
@@ -123,3 +215,10 @@ class SimulatedLink:
 
     async def close(self) -> None:
         await self._link.close()
+
+
+def _codes(answer: Answer) -> list[str]:
+    return [
+        each.code.value if isinstance(each, Refusal) else f"revision {each.revision}"
+        for each in answer.outcomes
+    ]

@@ -18,7 +18,7 @@ from syncline.core.changes import Author
 from syncline.core.identity import ReplicaId, VolumeId
 from syncline.core.safety import Limits as BrakeLimits
 from syncline.core.trees import Mode, Mount
-from syncline.errors import Unavailable
+from syncline.errors import LocalFailure, NoSpace, Unavailable
 from syncline.ports.link import Link
 from syncline.ports.mount_state import MountFacts
 from syncline.server.limits import Limits
@@ -27,6 +27,7 @@ from syncline.server.volume import ServedVolume, Services
 from tests.support.serving import Backend, SeededIds
 from tests.support.simulation.disk import Crashed, Operation, SimulatedDisk
 from tests.support.simulation.files import SimulatedFiles
+from tests.support.simulation.history import Stores
 from tests.support.simulation.links import Network, SimulatedLink
 from tests.support.simulation.loop import (
     Process,
@@ -35,7 +36,7 @@ from tests.support.simulation.loop import (
     SimulatedLoop,
 )
 from tests.support.simulation.user_side import User
-from tests.support.simulation.watcher import SimulatedWatcher
+from tests.support.simulation.watcher import QUEUE_LIMIT, SimulatedWatcher
 
 ROOT = b"mount"
 
@@ -53,6 +54,11 @@ class ServerMachine:
         self.process = Process("server")
         ids = SeededIds(seeded.getrandbits(32))
         self.backend.metadata.create_volume(VolumeId(ids.volume()), "default")
+
+    @property
+    def stores(self) -> Stores:
+        """Return where the volume is, whether it is served or not."""
+        return Stores(self.backend.metadata, self.backend.chunks)
 
     async def start(self, group: asyncio.TaskGroup) -> None:
         """Start the process; return when it serves."""
@@ -101,6 +107,10 @@ class Settings:
     skew_ns: int = 0
     is_ordered: bool = True
     brakes: BrakeLimits = field(default_factory=BrakeLimits)
+    watch_limit: int | None = None
+    queue_limit: int = QUEUE_LIMIT
+    read_s: float = 0.002
+    """How long, at most, files wait until they are read, and until that is told: a slow disk."""
 
 
 class ClientMachine:
@@ -140,10 +150,15 @@ class ClientMachine:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Start the process of the mount."""
         process = self._process = Process(self.name)
+        self.disk.has_failed = False
         files = SimulatedFiles(self.disk, ROOT, process=self.name)
         parts = Parts(
             files,
-            SimulatedWatcher(self.disk),
+            SimulatedWatcher(
+                self.disk,
+                watch_limit=self.settings.watch_limit,
+                queue_limit=self.settings.queue_limit,
+            ),
             self.state,
             Mount(self.name, self.settings.mode),
             Author(self.replica, self.name),
@@ -154,7 +169,7 @@ class ClientMachine:
         )
         lanes = Lanes(
             SimulatedExecutor(process, self.random, is_ordered=True),
-            SimulatedExecutor(process, self.random, is_ordered=False),
+            SimulatedExecutor(process, self.random, is_ordered=False, most_s=self.settings.read_s),
         )
         self.supervisor = MountSupervisor(
             parts,
@@ -166,21 +181,41 @@ class ClientMachine:
         self._task = group.create_task(self._run(self.supervisor), name=self.name)
 
     async def _run(self, supervisor: MountSupervisor) -> None:
+        process = self._process
         try:
             await supervisor.run()
         except BaseExceptionGroup as errors:
             _, other = errors.split((Crashed, asyncio.CancelledError))
-            if other is not None or not self._process.is_dead:
+            if other is not None and self.disk.has_failed:
+                # A process may end with the error of a disk; who watches over it starts it again.
+                _, other = other.split((OSError, LocalFailure, NoSpace))
+                process.kill()
+            if other is not None or not process.is_dead:
                 raise
         except (Crashed, asyncio.CancelledError):
-            if not self._process.is_dead:
+            if not process.is_dead:
                 raise
+        except (OSError, LocalFailure, NoSpace):
+            if not self.disk.has_failed:
+                raise
+            process.kill()
 
     async def _connect(self) -> Link:
         await self.network.travel()
         if self._server.volume is None:
             raise Unavailable("the simulated server is away")
-        return SimulatedLink(self._server.volume, self._server.process, self.network)
+        return SimulatedLink(
+            self._server.volume, self._server.process, self.network, self._has_cursor
+        )
+
+    def _has_cursor(self) -> bool:
+        """Tell whether the mount saw the whole table once."""
+        return self.supervisor is not None and self.supervisor.status().cursor is not None
+
+    def forget(self) -> None:
+        """Lose the state, and with it the identity; nothing may run."""
+        self.replica = ReplicaId(self._ids.replica())
+        self.state = MemoryMountState(MountFacts(self.replica, None, None))
 
     def die(self) -> None:
         """Kill the process from inside: whoever calls raises Crashed afterwards."""

@@ -9,6 +9,7 @@ moment (G2, no mixture), and all replicas are equal (G3).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from syncline.ports.files import FileKind
@@ -52,9 +53,12 @@ class Oracle:
             if content is not None and content not in self.possible:
                 raise AssertionError(f"{where}: {path!r} has {content[:40]!r}, which nobody made")
 
-    def check_kept(self, tree: dict[bytes, Node]) -> None:
-        """Fail where saved content is gone (G1)."""
-        there = {contents_of(node) for node in tree.values()}
+    def check_kept(self, tree: dict[bytes, Node], outside: Set[bytes] = frozenset()) -> None:
+        """Fail where saved content is gone (G1); `outside`: what users moved out of their mounts.
+
+        That goes with the directory it was saved in, also where it was on its way just then.
+        """
+        there = {contents_of(node) for node in tree.values()} | outside
         lost = {
             content: where
             for content, where in self.saved.items()

@@ -17,6 +17,7 @@ from tests.support.simulation.inodes import (
     Dentry,
     Inode,
     Opened,
+    path_of,
     refused,
     top,
 )
@@ -60,6 +61,11 @@ class Writer:
     def inode(self) -> Inode:
         """Return the thing that is open."""
         return self._opened.inode
+
+    @property
+    def where(self) -> bytes:
+        """Return its path from the top of the disk, also after it was moved."""
+        return path_of(self._opened.dentry.parent, self._opened.dentry.name)
 
     def content(self) -> bytes:
         """Return all that the file has now, under whatever name or none."""

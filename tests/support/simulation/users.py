@@ -28,7 +28,13 @@ class Hands:
     now_s: Callable[[], float]
     has_patience: bool = True
     """Whether he keeps files open for long."""
+    is_away: bool = False
+    """He does nothing just now."""
+    large: float = 0.02
+    """How much of what he writes is large."""
     done: int = 0
+    late_writes: int = 0
+    """How often he wrote into what had been swapped out of the mount."""
     _count: int = 0
     _writers: list[tuple[Writer, bytes]] = field(default_factory=list)
     _written: list[Writer] = field(default_factory=list)
@@ -36,6 +42,8 @@ class Hands:
 
     def act(self) -> None:
         """Do one thing; what is impossible just now is not done."""
+        if self.is_away:
+            return
         actions = (
             (self._create, 14),
             (self._edit, 16),
@@ -63,6 +71,10 @@ class Hands:
         except OSError:
             return
         self.done += 1
+
+    def give_up_at(self, path: bytes) -> None:
+        """Do without what is at and below a path."""
+        self._give_up(path, is_removed=True)
 
     def let_go(self) -> None:
         """Close what is open."""
@@ -98,9 +110,9 @@ class Hands:
         self._count += 1
         token = b"%s-%d " % (self.name.encode(), self._count)
         kind = self.random.random()
-        if kind < 0.02:
+        if kind < self.large:
             return token + self.random.randbytes(LARGE_BYTES)
-        if kind < 0.06:
+        if kind < self.large + 0.04:
             return token + self.random.randbytes(MEDIUM_BYTES)
         return token
 
@@ -126,7 +138,10 @@ class Hands:
     # -- doing -------------------------------------------------------------------
 
     def _create(self) -> None:
-        path = self._place()
+        self.create_at(self._place())
+
+    def create_at(self, path: bytes) -> None:
+        """Make a file where nothing is."""
         if self.user.exists(path):
             raise FileExistsError
         content = self._content()
@@ -135,14 +150,22 @@ class Hands:
         self._log("creates", path)
 
     def _edit(self) -> None:
-        path, content = self._pick(FileKind.FILE), self._content()
+        self.edit_at(self._pick(FileKind.FILE))
+
+    def edit_at(self, path: bytes) -> None:
+        """Write a file anew, in its place."""
+        content = self._content()
         self._give_up(path)
         self.user.write(path, content, keeps_bytes=False)
         self._saved(path, content)
         self._log("edits", path)
 
     def _save(self) -> None:
-        path, content = self._pick(FileKind.FILE), self._content()
+        self.save_at(self._pick(FileKind.FILE))
+
+    def save_at(self, path: bytes) -> None:
+        """Put another file in the place of one."""
+        content = self._content()
         self._give_up(path, is_removed=True)
         self.oracle.make(content)
         self.user.save(path, content)
@@ -170,7 +193,10 @@ class Hands:
         self._log("truncates and writes", path)
 
     def _rename(self) -> None:
-        source, target = self._pick(*FileKind), self._place()
+        self.rename_to(self._pick(*FileKind), self._place())
+
+    def rename_to(self, source: bytes, target: bytes) -> None:
+        """Give a thing a name that is free."""
         if self.user.exists(target) or target.startswith(source + b"/"):
             raise FileExistsError
         self.user.rename(source, target)
@@ -205,7 +231,10 @@ class Hands:
         self._log("deletes", path)
 
     def _rmtree(self) -> None:
-        path = self._pick(FileKind.DIRECTORY)
+        self.rmtree_at(self._pick(FileKind.DIRECTORY))
+
+    def rmtree_at(self, path: bytes) -> None:
+        """Delete a directory with all that is in it."""
         self._give_up(path, is_removed=True)
         self.user.rmtree(path)
         self._log("deletes tree", path)
@@ -253,7 +282,10 @@ class Hands:
     # -- descriptors that stay open ------------------------------------------------
 
     def _open(self) -> None:
-        path = self._pick(FileKind.FILE)
+        self.open_at(self._pick(FileKind.FILE))
+
+    def open_at(self, path: bytes) -> None:
+        """Open a file for writing, and keep it open."""
         self._writers.append((self.user.open_writer(path), path))
         self._log("opens", path)
 
@@ -262,6 +294,7 @@ class Hands:
             raise FileNotFoundError
         writer, path = self.random.choice(self._writers)
         self.oracle.give_up(writer.content())
+        self.late_writes += b"/displaced/" in writer.where
         writer.write(self._content())
         self.oracle.make(writer.content())
         self._written.append(writer)

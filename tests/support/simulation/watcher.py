@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +13,8 @@ from syncline.ports.files import Directory
 from syncline.ports.watcher import Mark, Noticed
 from tests.support.simulation.disk import SimulatedDisk
 from tests.support.simulation.files import SimulatedDirectory, SimulatedFiles
-from tests.support.simulation.inodes import Change, Inode, uncovered
+from tests.support.simulation.inodes import Change, Inode, refused, uncovered
+from tests.support.simulation.met import NO_WATCHES, OVERFLOW
 
 QUEUE_LIMIT = 16_384
 """What `fs.inotify.max_queued_events` is by default."""
@@ -65,6 +67,7 @@ class SimulatedWatcher:
     def add(self, directory: Directory, id: EntryId) -> bool:
         serial = self._serial(directory)
         if serial not in self._ids and not self._has_room():
+            self._disk.met[NO_WATCHES] += 1
             return False
         self.forget(id)
         known = self._ids.get(serial)
@@ -77,6 +80,8 @@ class SimulatedWatcher:
         return True
 
     def add_sentinels(self, directory: Directory) -> None:
+        if not self._has_room():
+            raise refused(errno.ENOSPC)
         self._sentinel_serials.add(self._serial(directory))
 
     def _serial(self, directory: Directory) -> int:
@@ -148,6 +153,8 @@ class SimulatedWatcher:
             self._queued += 1
             note()
         else:
+            if not self._is_overflown:
+                self._disk.met[OVERFLOW] += 1
             self._is_overflown = True
         for waiting in self._waiting:
             if not waiting.done():

@@ -11,23 +11,37 @@ import asyncio
 import random
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from syncline.client.mount.looking import DEGRADED_SCAN_S
 from syncline.core.conflict_names import is_conflict_name
+from syncline.core.identity import ReplicaId
 from syncline.core.names import RESERVED_ROOT_NAME
 from syncline.core.safety import HaltReason
 from syncline.ports.mount_control import MountPhase
+from syncline.server import receive
+from tests.support.simulation.brakes import LIMITS, Brakes
 from tests.support.simulation.disk import Crashed, Operation
+from tests.support.simulation.history import check_chunks, check_history, commits_after, head_of
 from tests.support.simulation.loop import SimulatedLoop, run_simulated
 from tests.support.simulation.machines import ClientMachine, ServerMachine, Settings
+from tests.support.simulation.met import DESCRIPTOR, KILL, POWER_LOSS, SERVER_STOP, brake
 from tests.support.simulation.oracle import Oracle
+from tests.support.simulation.races import Races
+from tests.support.simulation.scene import Scene
+from tests.support.simulation.trouble import Trouble
 from tests.support.simulation.user_side import Node
 from tests.support.simulation.users import Hands
+from tests.support.simulation.watcher import QUEUE_LIMIT
 
 REST_S = 600.0
 """Virtual time in which a calm world must come to rest."""
 
 SETTLE_S = 3.0
+
+PLAIN = 0.3
+"""So many worlds have no trouble but crashes, lost messages and users who act at any moment."""
 
 LEFTOVERS = (b"staging", b"aside", b"displaced", b"sentinels")
 
@@ -71,17 +85,29 @@ class Report:
     met: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one user did alone: who, after which revision, and what his directory then was."""
+
+    replica: ReplicaId
+    head: int
+    tree: dict[bytes, tuple[object, ...]]
+
+
 class World:
     """One run of one seed."""
 
-    def __init__(self, loop: SimulatedLoop, seed: int, operations: int) -> None:
+    def __init__(self, loop: SimulatedLoop, seed: int, operations: int, *, is_plain: bool) -> None:
         self.loop = loop
         self.random = random.Random(seed)
+        self.trouble_random = random.Random(f"{seed} faults")
+        self.is_plain = is_plain or self.trouble_random.random() < PLAIN
         self.weather = weather_of(self.random)
         self.oracle = Oracle()
         self.report = Report(seed)
         self._wanted = operations
         self._is_calm = False
+        self._told: Told | None = None
         self.server = ServerMachine(loop, random.Random(self.random.getrandbits(64)))
         self.machines: list[ClientMachine] = []
         self.hands: dict[str, Hands] = {}
@@ -90,6 +116,8 @@ class World:
                 skew_ns=self.random.choice((0, 0, 10**17, -(10**17))),
                 is_ordered=self.random.random() < 0.7,
             )
+            if not self.is_plain:
+                _worsen(settings, self.trouble_random, has_time=not self.weather.is_serial)
             machine = ClientMachine(name, loop, self.server, self.random.getrandbits(64), settings)
             self.machines.append(machine)
             self.hands[name] = Hands(
@@ -99,7 +127,27 @@ class World:
                 self.oracle,
                 loop.time,
                 has_patience=not self.weather.is_serial,
+                large=0.02 if self.is_plain else 0.05,
             )
+        self.scene = Scene(
+            self.machines,
+            self.hands,
+            self.server,
+            self.oracle,
+            self.trouble_random,
+            loop.time,
+            self.report.met,
+        )
+        self.races = Races(self.scene)
+        is_allowed = not self.weather.is_serial
+        self.brakes = Brakes(
+            self.scene,
+            self._fell,
+            self._restart_server,
+            is_allowed=is_allowed and not self.is_plain,
+        )
+        self.trouble = Trouble(self.scene, self.races, self.brakes)
+        self._server_turn = asyncio.Lock()
 
     @property
     def done(self) -> int:
@@ -114,7 +162,11 @@ class World:
                 self._hook(machine)
                 machine.start(self._group)
             keepers = [self._group.create_task(self._keep(m)) for m in self.machines]
+            trouble = self._begin_trouble()
             await self._turbulence()
+            self.scene.is_over = True
+            if trouble is not None:
+                await trouble
             await self._calm(keepers)
             for machine in self.machines:
                 await machine.bury(power_loss=False)
@@ -122,7 +174,30 @@ class World:
         self.report.operations = self.done
         self.report.virtual_s = self.loop.time()
         self.report.crashes = sum(machine.crashes for machine in self.machines)
+        for machine in self.machines:
+            self.report.met += machine.disk.met + machine.network.met
+        self.report.met[DESCRIPTOR] += sum(hands.late_writes for hands in self.hands.values())
         return self.report
+
+    def _begin_trouble(self) -> asyncio.Task[None] | None:
+        if self.is_plain:
+            return None
+        for machine in self.machines:
+            machine.network.trouble = self.trouble.of_network(machine)
+        return self._group.create_task(self.trouble.run())
+
+    async def _fell(self, machine: ClientMachine) -> None:
+        """Let the process of a mount be gone when this returns."""
+        await machine.bury(power_loss=False)
+        while machine.is_running:
+            await machine.bury(power_loss=False)
+
+    async def _restart_server(self, meanwhile: Callable[[], None]) -> None:
+        async with self._server_turn:
+            await self.server.stop()
+            self.report.met[SERVER_STOP] += 1
+            meanwhile()
+            await self.server.start(self._group)
 
     # -- turbulence ----------------------------------------------------------------
 
@@ -130,7 +205,7 @@ class World:
         hands = self.hands[machine.name]
 
         def before(operation: Operation) -> None:
-            if self._is_calm:
+            if self._is_calm or self.scene.is_over:
                 return
             chance = self.random.random()
             if chance < self.weather.act:
@@ -141,6 +216,8 @@ class World:
                 self.oracle.note(f"{self.loop.time():9.3f} {machine.name} dies: {operation.name}")
                 machine.die()
                 raise Crashed(operation.name)
+            if self.brakes.is_allowed:
+                self.races.before(machine, operation)
 
         machine.disk.before = before
 
@@ -150,15 +227,40 @@ class World:
             machine = self.random.choice(self.machines)
             if self.weather.is_serial:
                 await self._rest()
+                self._check_serial()
             self.hands[machine.name].act()
+            if self.weather.is_serial:
+                self._told = self._told_by(machine)
             machine.network.loss = self.weather.loss
             if self.random.random() < 0.02:
                 machine.network.is_up = not machine.network.is_up
             if self.random.random() < self.weather.server_stop:
                 self.oracle.note(f"{self.loop.time():9.3f} server restarts")
-                await self.server.stop()
-                await asyncio.sleep(self.random.random())
-                await self.server.start(self._group)
+                async with self._server_turn:
+                    await self.server.stop()
+                    self.report.met[SERVER_STOP] += 1
+                    await asyncio.sleep(self.random.random())
+                    await self.server.start(self._group)
+
+    def _told_by(self, machine: ClientMachine) -> Told:
+        """Return what a user has just said, by what his directory is now."""
+        stores = self.server.stores
+        head = head_of(stores)
+        return Told(machine.replica, head, comparable(self.hands[machine.name].tree()))
+
+    def _check_serial(self) -> None:
+        """Fail where one act of one user did not become just that, everywhere (G4)."""
+        told = self._told
+        if told is None:
+            return
+        for name, tree in self._trees().items():
+            if comparable(tree) != told.tree:
+                raise AssertionError(
+                    f"{name} has not what the last user left: {self._differences()}"
+                )
+        for commit in commits_after(self.server.stores, told.head):
+            if commit.author.replica != told.replica:
+                raise AssertionError(f"{commit.author.name} wrote, and had nothing to write")
 
     async def _keep(self, machine: ClientMachine) -> None:
         """Start a mount again whenever it died."""
@@ -166,6 +268,7 @@ class World:
             await asyncio.sleep(0.05)
             if not machine.is_running:
                 is_power_loss = self.random.random() < self.weather.power_loss
+                self.report.met[POWER_LOSS if is_power_loss else KILL] += 1
                 await machine.bury(power_loss=is_power_loss)
                 await asyncio.sleep(0.0 if self._is_calm else self.random.random())
                 self.oracle.note(f"{self.loop.time():9.3f} {machine.name} starts again")
@@ -173,13 +276,16 @@ class World:
             await self._agree(machine)
 
     async def _agree(self, machine: ClientMachine) -> None:
-        """Do as a user who emptied his directory on purpose."""
+        """Do as a user who knows why a mount halted: resume it, unless there was an accident."""
         supervisor = machine.supervisor
         halt = supervisor.status().halt if supervisor is not None else None
-        if supervisor is not None and halt is not None:
-            assert halt.reason is HaltReason.ROOT_EMPTIED, halt
-            self.report.met[f"halted {halt.reason.value}"] += 1
-            await supervisor.resume(halt)
+        if supervisor is None or halt is None or machine.name in self.scene.accidents:
+            return
+        if self.is_plain and halt.reason is not HaltReason.ROOT_EMPTIED:
+            raise AssertionError(f"{machine.name} halted for nothing: {halt}")
+        self.report.met[brake(halt.reason)] += 1
+        self.oracle.note(f"{self.loop.time():9.3f} {machine.name} resumes: {halt.reason.value}")
+        await supervisor.resume(halt)
 
     # -- calm ------------------------------------------------------------------------
 
@@ -187,6 +293,7 @@ class World:
         for hands in self.hands.values():
             hands.let_go()
         self._is_calm = True
+        self.trouble.heal()
         self.oracle.note(f"{self.loop.time():9.3f} calm")
         for machine in self.machines:
             machine.network.is_up, machine.network.loss = True, 0.0
@@ -201,7 +308,7 @@ class World:
         for machine in self.machines:
             machine.network.is_up = True
         # A status cannot know of an edit of this very instant.
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(max(map(_settle_s, self.machines)))
         while not self._is_at_rest():
             if self.loop.time() > until_s:
                 raise AssertionError(f"no rest after {REST_S:g} s: {self._differences()}")
@@ -232,9 +339,17 @@ class World:
         for name, tree in trees.items():
             self.oracle.check_content(tree, name)
         for other in others:
-            if _comparable(first) != _comparable(other):
+            if comparable(first) != comparable(other):
                 raise AssertionError(f"in sync, and not equal: {self._differences()}")
-        self.oracle.check_kept(first)
+        self.oracle.check_kept(first, self.races.kept_outside())
+        if self.weather.is_serial:
+            self._check_serial()
+        self.races.check_outside()
+        for machine in self.machines:
+            if machine.network.repairs and not self.brakes.is_restored:
+                raise AssertionError(f"{machine.name} did not believe an honest feed")
+        check_history(self.server.stores)
+        check_chunks(self.server.stores)
         for path in first:
             self.report.conflicts += is_conflict_name(path.rpartition(b"/")[2])
         if self.weather.is_serial and self.report.conflicts:
@@ -252,7 +367,7 @@ class World:
 
     def _differences(self) -> str:
         lines = []
-        trees = {name: _comparable(tree) for name, tree in self._trees().items()}
+        trees = {name: comparable(tree) for name, tree in self._trees().items()}
         for path in sorted(set().union(*trees.values())):
             nodes = {name: tree.get(path) for name, tree in trees.items()}
             if len(set(nodes.values())) > 1:
@@ -270,7 +385,21 @@ class World:
         return "\n  ".join(lines)
 
 
-def _comparable(tree: dict[bytes, Node]) -> dict[bytes, tuple[object, ...]]:
+def _worsen(settings: Settings, seeded: random.Random, *, has_time: bool) -> None:
+    """Make a machine one that has little of what it needs; without watches all takes long."""
+    settings.brakes = LIMITS
+    settings.queue_limit = seeded.choice((QUEUE_LIMIT, QUEUE_LIMIT, 2, 6))
+    settings.watch_limit = seeded.choice((None, None, None, 2, 4)) if has_time else None
+
+
+def _settle_s(machine: ClientMachine) -> float:
+    """Return how long an edit may be unknown to a status: without watches until the next scan."""
+    supervisor = machine.supervisor
+    is_degraded = supervisor is not None and supervisor.status().is_watch_degraded
+    return 3 * DEGRADED_SCAN_S if is_degraded or machine.settings.watch_limit else SETTLE_S
+
+
+def comparable(tree: dict[bytes, Node]) -> dict[bytes, tuple[object, ...]]:
     """Return what replicas have in common: the mtime of a directory does not travel."""
     return {
         path: (
@@ -283,19 +412,56 @@ def _comparable(tree: dict[bytes, Node]) -> dict[bytes, tuple[object, ...]]:
     }
 
 
-def play(seed: int, operations: int = 200) -> Report:
-    """Run one seed to its end; raise AssertionError with a short history where it fails."""
+class WorldFailed(AssertionError):
+    """A world is not as it must be; `reason` is the error that showed it first."""
+
+    def __init__(self, seed: int, error: BaseException, history: Iterable[str]) -> None:
+        told = _told(error)
+        lines = "\n".join(history)
+        super().__init__(f"seed {seed} failed\n{told}\nhistory:\n{lines}")
+        self.reason = first_of(error)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it travel between processes as what it says."""
+        return _failed_again, (self.args, self.reason)
+
+
+def _failed_again(args: tuple[object, ...], reason: BaseException) -> WorldFailed:
+    failed = WorldFailed.__new__(WorldFailed, *args)
+    failed.args, failed.reason = args, reason
+    return failed
+
+
+def play(seed: int, operations: int = 200, *, is_plain: bool = False) -> Report:
+    """Run one seed to its end; raise WorldFailed with a short history where it fails.
+
+    `is_plain` leaves out the trouble that came later than the world: old seeds keep their course.
+    """
     worlds: list[World] = []
 
     async def main(loop: SimulatedLoop) -> Report:
-        worlds.append(World(loop, seed, operations))
-        return await worlds[0].play()
+        world = World(loop, seed, operations, is_plain=is_plain)
+        worlds.append(world)
+        if not world.is_plain:
+            # What came before a transfer stalls waits at the server, and may be lost there.
+            receive.BATCH_CHUNKS_MAX = 1
+        return await world.play()
 
+    batch = receive.BATCH_CHUNKS_MAX
     try:
         return run_simulated(main)
     except (Exception, BaseExceptionGroup, Crashed) as error:  # noqa: BLE001
-        history = "\n".join(worlds[0].oracle.history) if worlds else ""
-        raise AssertionError(f"seed {seed} failed\n{_told(error)}\nhistory:\n{history}") from None
+        history = worlds[0].oracle.history if worlds else ()
+        raise WorldFailed(seed, error, history) from None
+    finally:
+        receive.BATCH_CHUNKS_MAX = batch
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error of a group, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _told(error: BaseException) -> str:
