@@ -47,11 +47,17 @@ the next start removes."""
 
 @dataclass
 class Mount:
-    """A mounted directory, over all the processes that keep it."""
+    """A mounted directory, over all the processes that keep it.
+
+    `wrapper` stands before the command that mounts; `place` is the directory as that process
+    reaches it, where it is not reached by `root`.
+    """
 
     home: Path
     name: str
     address: str
+    wrapper: Sequence[str] = ()
+    place: Path | None = None
     root: Path = field(init=False)
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
 
@@ -102,14 +108,14 @@ class Mount:
     def arguments(self, *options: Argument) -> Sequence[Argument]:
         """Return the arguments of `syncline` that mount it."""
         named = ("--server", self.address, "--name", self.name)
-        return ("mount", self.root, *named, *options)
+        return ("mount", self.place or self.root, *named, *options)
 
     def start(self, *options: Argument) -> None:
         """Start the process and wait until it can be asked."""
         assert self._process is None, f"{self.name} runs already"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command(*self.arguments(*options)),
+                [*self.wrapper, *command(*self.arguments(*options))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
