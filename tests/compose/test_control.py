@@ -27,16 +27,20 @@ from syncline.compose.control import (
     SOCKET_NAME,
     ask_resume,
     ask_status,
+    ask_verify,
     ask_wait,
     serving_control,
 )
 from syncline.compose.control_messages import (
     AskResume,
     AskStatus,
+    AskVerify,
     AskWait,
+    Request,
     read_request,
     read_resume,
     read_status,
+    read_verify,
     read_wait,
     write_answer,
     write_error,
@@ -58,15 +62,17 @@ from syncline.errors import (
     all_errors,
 )
 from syncline.ports.mount_control import (
+    FINDINGS_SHOWN_MAX,
     PROBLEMS_SHOWN_MAX,
     MountProblem,
     MountStatus,
     ResumeEnd,
     ResumeResult,
+    VerifyEnd,
     WaitEnd,
     WaitResult,
 )
-from tests.support.mount_control import AWAY, BUSY, HALT, HALTED, IDLE, ScriptedControl
+from tests.support.mount_control import AWAY, BUSY, HALT, HALTED, IDLE, ROTTEN, ScriptedControl
 from tests.support.wait import eventually
 
 STATUSES = [IDLE, BUSY, AWAY, HALTED]
@@ -99,6 +105,9 @@ class TestMessages:
         assert read_status(write_answer(status)) == status
         for end in WaitEnd:
             assert read_wait(write_answer(WaitResult(end, status))) == WaitResult(end, status)
+        for verified in VerifyEnd:
+            result = replace(ROTTEN, end=verified, status=status)
+            assert read_verify(write_answer(result)) == result
 
     @pytest.mark.parametrize("end", ResumeEnd)
     @pytest.mark.parametrize("halt", [HALT, None])
@@ -108,9 +117,18 @@ class TestMessages:
         assert read_resume(write_answer(ResumeResult(end, halt))) == ResumeResult(end, halt)
 
     @pytest.mark.parametrize(
-        "request_", [AskStatus(), AskWait(None), AskWait(0.5), AskResume(None), AskResume(HALT)]
+        "request_",
+        [
+            AskStatus(),
+            AskWait(None),
+            AskWait(0.5),
+            AskVerify(None),
+            AskVerify(0.5),
+            AskResume(None),
+            AskResume(HALT),
+        ],
     )
-    def test_requests_come_over_whole(self, request_: AskStatus | AskWait | AskResume) -> None:
+    def test_requests_come_over_whole(self, request_: Request) -> None:
         assert read_request(write_request(request_)) == request_
 
     @pytest.mark.parametrize("kind", all_errors())
@@ -126,7 +144,7 @@ class TestMessages:
 
     @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode()))
     def test_any_bytes_are_refused_in_order(self, line: bytes) -> None:
-        for read in (read_request, read_status, read_wait, read_resume):
+        for read in (read_request, read_status, read_wait, read_verify, read_resume):
             with pytest.raises((ProtocolBroken, TooNew)):
                 read(line)
 
@@ -153,9 +171,17 @@ class TestMessages:
         assert read_status(write_answer(status)) == status
 
     @pytest.mark.parametrize("seconds", ["0", "-1", "1e99", "NaN", "Infinity", '"1"', "true"])
-    def test_a_wait_has_a_time_that_makes_sense(self, seconds: str) -> None:
+    @pytest.mark.parametrize("call", [b"wait", b"verify"])
+    def test_a_wait_has_a_time_that_makes_sense(self, call: bytes, seconds: str) -> None:
         with pytest.raises(ProtocolBroken, match="timeout_s"):
-            read_request(b'{"v":1,"call":"wait","timeout_s":%s}' % seconds.encode())
+            read_request(b'{"v":1,"call":"%s","timeout_s":%s}' % (call, seconds.encode()))
+
+    @pytest.mark.parametrize("field", ["entries", "findings", "pending", "end", "status"])
+    def test_a_verification_that_lacks_a_field_is_refused(self, field: str) -> None:
+        message = json.loads(write_answer(ROTTEN))
+        del message[field]
+        with pytest.raises(ProtocolBroken, match="control connection"):
+            read_verify(json.dumps(message).encode())
 
     def test_another_version_is_told_apart(self) -> None:
         with pytest.raises(TooNew, match="different versions"):
@@ -204,6 +230,30 @@ class TestCalls:
                 waiting = group.create_task(_outcome(ask_wait, tmp_path, None))
                 await eventually(lambda: bool(control.asked), "the wait came")
             assert isinstance(await waiting, Unavailable)
+
+    async def test_verify_ends_when_the_mount_says_so(self, tmp_path: Path) -> None:
+        async with running(tmp_path, BUSY) as control, asyncio.TaskGroup() as group:
+            verifying = group.create_task(asyncio.to_thread(ask_verify, tmp_path, 60.0))
+            await eventually(lambda: bool(control.asked), "the call came")
+            assert not verifying.done()
+            control.verified = ROTTEN
+            control.show(IDLE)
+            assert await verifying == ROTTEN
+            assert control.asked == [("verify", 60.0)]
+
+    async def test_the_largest_verification_fits(self, tmp_path: Path) -> None:
+        path = RelPath.parse(b"/".join([b"\xff" * 255] * 16))
+        problems = (MountProblem(path, "unread", "\x1b" * 200),) * PROBLEMS_SHOWN_MAX
+        result = replace(
+            ROTTEN,
+            status=replace(BUSY, problems=problems),
+            findings=problems[:FINDINGS_SHOWN_MAX],
+            pending=(path,) * FINDINGS_SHOWN_MAX,
+        )
+        assert len(write_answer(result)) < module.ANSWER_BYTES_MAX
+        async with running(tmp_path) as control:
+            control.verified = result
+            assert await asyncio.to_thread(ask_verify, tmp_path, None) == result
 
     async def test_resume_goes_on_with_the_halt_that_was_shown_alone(self, tmp_path: Path) -> None:
         async with running(tmp_path, HALTED) as control:

@@ -480,6 +480,20 @@ class TestRemoving:
         assert set(mount.user.tree(b"below")) == {b"other"}
 
 
+class TestForgetting:
+    @pytest.mark.parametrize("is_durable", [False, True])
+    def test_what_is_forgotten_is_read_again(self, root: Directory, is_durable: bool) -> None:
+        with closing(root.create(b"file")) as file:
+            file.write(b"content" * 10_000, 0)
+            if is_durable:
+                file.sync()
+            before = file.status()
+            file.forget_cached()
+            assert file.read(7, 7) == b"content"
+            assert file.status() == before
+        assert content(root, b"file") == b"content" * 10_000
+
+
 class TestHolding:
     def test_nobody_writes(self, root: Directory) -> None:
         put(root, b"file")

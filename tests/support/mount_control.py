@@ -20,6 +20,9 @@ from syncline.ports.mount_control import (
     ResumeResult,
     StatusNews,
     Transfer,
+    VerifyEnd,
+    Verifying,
+    VerifyResult,
     WaitEnd,
     WaitResult,
 )
@@ -57,6 +60,7 @@ BUSY = replace(
         Change(7, Effect.MOVED, RelPath.parse(b"new"), False, 1, RelPath.parse(b"old")),
     ),
     is_watch_degraded=True,
+    verifying=Verifying(40, 5000, 12_345),
 )
 AWAY = replace(
     IDLE,
@@ -65,6 +69,17 @@ AWAY = replace(
     connection_error="nobody listens\x1b there",
     cursor=None,
     head=None,
+)
+ROTTEN = VerifyResult(
+    VerifyEnd.FINDINGS,
+    IDLE,
+    5000,
+    7_000_000,
+    2,
+    (MountProblem(RelPath.parse(RAW), "content_differs", "other bytes\x1b"),),
+    3,
+    (RelPath.parse(RAW),),
+    2,
 )
 HALTED = replace(IDLE, phase=MountPhase.HALTED, halt=HALT)
 
@@ -75,6 +90,8 @@ class ScriptedControl:
     def __init__(self, status: MountStatus = IDLE) -> None:
         self.asked: list[object] = []
         self.is_open = False
+        self.verified: VerifyResult | None = None
+        """What a verification comes to; None: it goes on."""
         self.news = StatusNews()
         self._status = status
 
@@ -105,6 +122,21 @@ class ScriptedControl:
             self.asked.append("cancelled")
             raise
         return WaitResult(end, self._status)
+
+    async def verify(self, timeout_s: float | None) -> VerifyResult:
+        """Return what the test wants found, when the script shows that nothing is pending."""
+        self.asked.append(("verify", timeout_s))
+        seen = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.verified is None:
+                    seen = await self.changed(seen)
+        except TimeoutError:
+            return VerifyResult(VerifyEnd.TIMED_OUT, self._status, 40)
+        except asyncio.CancelledError:
+            self.asked.append("cancelled")
+            raise
+        return self.verified
 
     async def resume(self, agreed: Halt | None) -> ResumeResult:
         """Go on if it is the halt that is shown."""

@@ -27,11 +27,13 @@ from syncline.compose.control_messages import (
     Answer,
     AskResume,
     AskStatus,
+    AskVerify,
     AskWait,
     Request,
     read_request,
     read_resume,
     read_status,
+    read_verify,
     read_wait,
     write_answer,
     write_error,
@@ -50,7 +52,13 @@ from syncline.errors import (
     TimedOut,
     Unavailable,
 )
-from syncline.ports.mount_control import MountControl, MountStatus, ResumeResult, WaitResult
+from syncline.ports.mount_control import (
+    MountControl,
+    MountStatus,
+    ResumeResult,
+    VerifyResult,
+    WaitResult,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +224,8 @@ async def _carry_out(request: Request, control: MountControl) -> bytes:
                 answer = control.status()
             case AskWait(timeout_s):
                 answer = await control.wait(timeout_s)
+            case AskVerify(timeout_s):
+                answer = await control.verify(timeout_s)
             case AskResume(agreed):
                 answer = await control.resume(agreed)
             case _:
@@ -241,6 +251,13 @@ def ask_wait(state: Path, timeout_s: float | None) -> WaitResult:
     """Wait until the mount is in sync, for at most `timeout_s` (None: for ever); raise the same."""
     bound_s = None if timeout_s is None else timeout_s + ANSWER_WAIT_S
     return read_wait(_ask(state, AskWait(timeout_s), bound_s))
+
+
+def ask_verify(state: Path, timeout_s: float | None) -> VerifyResult:
+    """Verify the mount, for at most `timeout_s` (None: for ever); raise the same, and the errors
+    that end a verification."""
+    bound_s = None if timeout_s is None else timeout_s + ANSWER_WAIT_S
+    return read_verify(_ask(state, AskVerify(timeout_s), bound_s))
 
 
 def ask_resume(state: Path, agreed: Halt | None) -> ResumeResult:

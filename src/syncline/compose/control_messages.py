@@ -26,6 +26,9 @@ from syncline.ports.mount_control import (
     ResumeEnd,
     ResumeResult,
     Transfer,
+    VerifyEnd,
+    Verifying,
+    VerifyResult,
     WaitEnd,
     WaitResult,
 )
@@ -56,13 +59,20 @@ class AskWait:
 
 
 @dataclass(frozen=True, slots=True)
+class AskVerify:
+    """Read all again and compare it; give up when `timeout_s` is over (None: never)."""
+
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class AskResume:
     """Release the brakes if this is the halt that stands; None: show it."""
 
     agreed: Halt | None
 
 
-Request = AskStatus | AskWait | AskResume
+Request = AskStatus | AskWait | AskVerify | AskResume
 
 
 def write_request(request: Request) -> bytes:
@@ -72,6 +82,8 @@ def write_request(request: Request) -> bytes:
             return _line({"call": "status"})
         case AskWait(timeout_s):
             return _line({"call": "wait", "timeout_s": timeout_s})
+        case AskVerify(timeout_s):
+            return _line({"call": "verify", "timeout_s": timeout_s})
         case AskResume(agreed):
             return _line({"call": "resume", "agreed": _halt_json(agreed)})
         case _:
@@ -86,6 +98,8 @@ def read_request(line: bytes) -> Request:
             return AskStatus()
         case "wait":
             return AskWait(fields.get("timeout_s", _maybe(_seconds)))
+        case "verify":
+            return AskVerify(fields.get("timeout_s", _maybe(_seconds)))
         case "resume":
             return AskResume(fields.get("agreed", _maybe(_read_halt)))
         case _:
@@ -94,7 +108,7 @@ def read_request(line: bytes) -> Request:
 
 # -- Answers -----------------------------------------------------------------
 
-Answer = MountStatus | WaitResult | ResumeResult
+Answer = MountStatus | WaitResult | VerifyResult | ResumeResult
 
 
 def write_answer(answer: Answer) -> bytes:
@@ -104,6 +118,8 @@ def write_answer(answer: Answer) -> bytes:
             return _line({"status": _status_json(answer)})
         case WaitResult(end, status):
             return _line({"end": end.value, "status": _status_json(status)})
+        case VerifyResult():
+            return _line(_verify_json(answer))
         case ResumeResult(resumed, halt):
             return _line({"end": resumed.value, "halt": _halt_json(halt)})
         case _:
@@ -125,6 +141,22 @@ def read_wait(line: bytes) -> WaitResult:
     """Return the end of a wait; raise the error that it has, or ProtocolBroken."""
     fields = _answer(line)
     return WaitResult(fields.get("end", _one_of(WaitEnd)), fields.get("status", _read_status))
+
+
+def read_verify(line: bytes) -> VerifyResult:
+    """Return what a verification came to; raise the error that it has, or ProtocolBroken."""
+    fields = _answer(line)
+    return VerifyResult(
+        end=fields.get("end", _one_of(VerifyEnd)),
+        status=fields.get("status", _read_status),
+        entries=fields.get("entries", _count),
+        size=fields.get("size", _count),
+        refilled=fields.get("refilled", _count),
+        findings=fields.get("findings", _many(_read_problem)),
+        finding_count=fields.get("finding_count", _count),
+        pending=fields.get("pending", _many(_path)),
+        pending_count=fields.get("pending_count", _count),
+    )
 
 
 def read_resume(line: bytes) -> ResumeResult:
@@ -162,10 +194,7 @@ def _status_json(status: MountStatus) -> Json:
         "pending_down": status.pending_down,
         "entries": status.entries,
         "problem_count": status.problem_count,
-        "problems": [
-            {"path": str(problem.path), "code": problem.code, "detail": problem.detail}
-            for problem in status.problems
-        ],
+        "problems": [_problem_json(problem) for problem in status.problems],
         "transfers": [
             {
                 "path": str(transfer.path),
@@ -179,7 +208,32 @@ def _status_json(status: MountStatus) -> Json:
         "changes": [_change_json(change) for change in status.changes],
         "halt": _halt_json(status.halt),
         "is_watch_degraded": status.is_watch_degraded,
+        "verifying": _verifying_json(status.verifying),
     }
+
+
+def _verifying_json(verifying: Verifying | None) -> Json | None:
+    if verifying is None:
+        return None
+    return {"done": verifying.done, "total": verifying.total, "size": verifying.size}
+
+
+def _verify_json(result: VerifyResult) -> Json:
+    return {
+        "end": result.end.value,
+        "status": _status_json(result.status),
+        "entries": result.entries,
+        "size": result.size,
+        "refilled": result.refilled,
+        "findings": [_problem_json(finding) for finding in result.findings],
+        "finding_count": result.finding_count,
+        "pending": [str(path) for path in result.pending],
+        "pending_count": result.pending_count,
+    }
+
+
+def _problem_json(problem: MountProblem) -> Json:
+    return {"path": str(problem.path), "code": problem.code, "detail": problem.detail}
 
 
 def _change_json(change: Change) -> Json:
@@ -227,6 +281,14 @@ def _read_status(value: object) -> MountStatus:
         changes=fields.get("changes", _many(_read_change)),
         halt=fields.get("halt", _maybe(_read_halt)),
         is_watch_degraded=fields.get("is_watch_degraded", _switch),
+        verifying=fields.get("verifying", _maybe(_read_verifying)),
+    )
+
+
+def _read_verifying(value: object) -> Verifying:
+    fields = _Fields(value)
+    return Verifying(
+        fields.get("done", _count), fields.get("total", _count), fields.get("size", _count)
     )
 
 

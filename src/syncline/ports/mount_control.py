@@ -25,6 +25,9 @@ TRANSFERS_SHOWN_MAX = 20
 CHANGES_SHOWN_MAX = 20
 """How much of each a status carries; beyond, the counts alone tell of them."""
 
+FINDINGS_SHOWN_MAX = 100
+"""How much of what differs a verification names; beyond, the log of the mount does."""
+
 
 class MountPhase(Enum):
     """What a mount is about; the values are stable."""
@@ -45,10 +48,10 @@ class MountPhase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MountProblem:
-    """What keeps one path from being in sync.
+    """What keeps one path from being in sync, or `ignore_rule`: what a synced one says in vain.
 
-    `code` is a value of `ProblemCode`, `ObstacleReason` or a code of an error; `detail` is for
-    people and may be empty.
+    Other codes are values of `ProblemCode` and `ObstacleReason`, and codes of errors; `detail` is
+    for people and may be empty.
     """
 
     path: RelPath
@@ -79,6 +82,15 @@ class Change:
     is_local: bool
     wall_ns: int
     old_path: RelPath | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verifying:
+    """How far a verification is: entries looked at, of about so many, and bytes read again."""
+
+    done: int = 0
+    total: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,8 @@ class MountStatus:
     """Oldest first."""
     halt: Halt | None = None
     is_watch_degraded: bool = False
+    verifying: Verifying | None = None
+    """None while nobody verifies."""
 
 
 class WaitEnd(Enum):
@@ -153,6 +167,57 @@ class ResumeResult:
     halt: Halt | None
 
 
+class FindingCode(Enum):
+    """What a verification finds wrong with a path; the values are stable."""
+
+    CONTENT = "content_differs"
+    """The bytes are not those that were recorded, though size and times say that nobody wrote."""
+    MISSING = "missing"
+    """An entry is not where it was recorded, and no look tells where it went."""
+    EXTRA = "extra"
+    """Something is there that no look records."""
+    KIND = "kind_differs"
+    """A thing of another kind, or another directory, is where the entry was recorded."""
+    ATTRIBUTES = "mode_differs"
+    TABLE = "table_differs"
+    """What the mount knows of the entry is not what the server has of it at that revision."""
+    DAMAGED = "server_damaged"
+    """The server lacks some of its content, and this mount does not have it either."""
+
+
+class VerifyEnd(Enum):
+    """How a verification ended; the values are stable."""
+
+    EQUAL = "equal"
+    """All was read again, and nothing differs."""
+    FINDINGS = "findings"
+    PENDING = "pending"
+    """Nothing was found to be wrong, but some paths have problems or change all the time."""
+    TIMED_OUT = "timed_out"
+    HALTED = "halted"
+    STOPPED = "stopped"
+    """The mount stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """How a verification ended, and what it came to until then.
+
+    `entries` were looked at, with `size` bytes of content; `refilled` files were sent again because
+    the server lacked some of them. `findings` and `pending` are the first of so many.
+    """
+
+    end: VerifyEnd
+    status: MountStatus
+    entries: int = 0
+    size: int = 0
+    refilled: int = 0
+    findings: tuple[MountProblem, ...] = ()
+    finding_count: int = 0
+    pending: tuple[RelPath, ...] = ()
+    pending_count: int = 0
+
+
 class MountControl(Protocol):
     """One running mount."""
 
@@ -171,6 +236,14 @@ class MountControl(Protocol):
 
         Or when that cannot be: at a halt, at a stop, when nothing but problems is left, and at the
         timeout (None: never).
+        """
+
+    async def verify(self, timeout_s: float | None) -> VerifyResult:
+        """Wait as `wait` does; then read all of the mount again and compare it with what was
+        recorded, and that with the table of the server.
+
+        Changes nothing in the mount and deletes nothing at the server; sends content again that the
+        server lacks. One at a time: another call waits. Raises what a link raises.
         """
 
     async def resume(self, agreed: Halt | None) -> ResumeResult:

@@ -28,6 +28,8 @@ class ChunkIndex:
         self._lock = threading.Lock()
         self.losses = 0
         """Grows whenever a chunk that was there may be there no more."""
+        self.has_damaged = self._look_for_damaged()
+        """Whether a chunk is marked damaged: kept, because each watcher is told again and again."""
 
     def locate(self, digests: Sequence[Digest]) -> dict[Digest, Location]:
         """Return where chunks lie; the unknown and the damaged are left out."""
@@ -94,6 +96,12 @@ class ChunkIndex:
             for digest, location in indexed.items():
                 if self._pending.get(digest) == location:
                     del self._pending[digest]
+        if self.has_damaged:
+            self.has_damaged = self._look_for_damaged()
+
+    def _look_for_damaged(self) -> bool:
+        with self._metadata.read(self._volume) as reader:
+            return reader.has_damaged()
 
     def mark_damaged(self, session: WriteSession, chunks: Mapping[Digest, Location]) -> None:
         """Make chunks missing that were read wrong at these places; for the writer's thread."""
@@ -109,6 +117,7 @@ class ChunkIndex:
         # A commit of the same session may name it already: it gets a row, so that the mark is seen.
         session.add_chunks(dropped)
         session.mark_damaged(chunks)
+        self.has_damaged = True
 
     def damaged(self, digests: Sequence[Digest]) -> set[Digest]:
         """Return those that are marked damaged."""

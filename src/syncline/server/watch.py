@@ -31,6 +31,7 @@ from syncline.ports.link import (
     SnapshotPage,
     WatchBegin,
 )
+from syncline.ports.locks import LockNews, LockTable
 from syncline.ports.metadata import TableReader
 from syncline.server.feed import FeedItem, WithPaths
 from syncline.server.volume import ServedVolume
@@ -46,7 +47,16 @@ while it is slow. One commit of the most entries takes more, and comes alone."""
 LOOP_PARTS_MAX = 128
 """Entries and chunks that the event loop encodes itself, in about 3 ms; more go to a worker."""
 
-Watched = FeedItem | WithPaths | Heartbeat | SnapshotBegin | SnapshotPage | SnapshotEnd
+Watched = (
+    FeedItem
+    | WithPaths
+    | Heartbeat
+    | SnapshotBegin
+    | SnapshotPage
+    | SnapshotEnd
+    | LockTable
+    | LockNews
+)
 
 
 @dataclass(slots=True)
@@ -61,13 +71,14 @@ class Watcher:
 async def watch(volume: ServedVolume, begin: WatchBegin) -> AsyncGenerator[Watched, None]:
     """Yield what a watcher gets, for ever.
 
-    The first event comes at once, or as soon as the feed has reached the cursor. Raise Unavailable
-    when the server stops, Corrupt when a commit is not in the store.
+    The first event comes at once, or as soon as the feed has reached the cursor. News of locks
+    stand between the commits that they came between. Raise Unavailable when the server stops,
+    Corrupt when a commit is not in the store.
     """
     reason = await volume.workers.run(_reset_reason, volume, begin)
     if reason is None:
         position = await _start(volume, begin.cursor)
-        yield Heartbeat(volume.feed.head)
+        yield _heartbeat(volume)
     else:
         head = volume.feed.head
         yield SnapshotBegin(reason, head)
@@ -75,12 +86,23 @@ async def watch(volume: ServedVolume, begin: WatchBegin) -> AsyncGenerator[Watch
             yield page
         yield SnapshotEnd(head)
         position = head.revision
+    news: _News | None = None
+    if begin.wants_locks:
+        news = _News(volume)
+        yield await news.table()
     while True:
-        if not await volume.feed.wait(position, volume.limits.heartbeat_s):
-            yield Heartbeat(volume.feed.head)
+        if news is not None:
+            for told in await news.upto(position):
+                yield told
+        told_upto = None if news is None else news.told
+        if not await volume.feed.wait(position, volume.limits.heartbeat_s, told_upto):
+            yield _heartbeat(volume)
             continue
         if volume.feed.is_closed:
             raise _stopping()
+        if volume.feed.head.revision <= position:
+            # News of locks alone, and no commit.
+            continue
         items = await _next_items(volume, position)
         # What was told is let go: a watcher that is slow holds no more than what follows.
         while items:
@@ -88,6 +110,45 @@ async def watch(volume: ServedVolume, begin: WatchBegin) -> AsyncGenerator[Watch
             position = item.commit.revision
             yield await _with_paths(volume, item) if begin.wants_paths else item
             del item
+            if news is not None:
+                for told in await news.upto(position):
+                    yield told
+
+
+def _heartbeat(volume: ServedVolume) -> Heartbeat:
+    return Heartbeat(volume.feed.head, volume.chunks.has_damaged)
+
+
+class _News:
+    """What one watcher was told of locks."""
+
+    def __init__(self, volume: ServedVolume) -> None:
+        self._volume = volume
+        self.told = 0
+
+    async def table(self) -> LockTable:
+        """Return all locks; what follows is told from there on."""
+        volume = self._volume
+        self.told, table = await volume.user_locks.table(volume.metadata, volume.id, volume.workers)
+        return table
+
+    async def upto(self, position: Revision) -> Sequence[LockNews | LockTable]:
+        """Return what comes before the commit after `position`, in order.
+
+        The whole table, where some of it is not kept any more.
+        """
+        feed = self._volume.feed
+        told: list[LockNews | LockTable] = []
+        while self.told < feed.news_count:
+            found = feed.news_after(self.told)
+            if found is None:
+                told = [await self.table()]
+            elif found.after > position:
+                break
+            else:
+                self.told = found.number
+                told.append(found.news)
+        return told
 
 
 def _stopping() -> Unavailable:

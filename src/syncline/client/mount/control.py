@@ -20,6 +20,7 @@ from syncline.client.mount.phases import Phases
 from syncline.client.mount.problems import BY_DESIGN
 from syncline.client.mount.recover import recover
 from syncline.client.mount.rooting import Root, open_root
+from syncline.client.mount.verify import Tally, Verifier
 from syncline.client.steady import Backoff
 from syncline.core.safety import Halt
 from syncline.ports.mount_control import (
@@ -31,6 +32,8 @@ from syncline.ports.mount_control import (
     ResumeEnd,
     ResumeResult,
     StatusNews,
+    VerifyEnd,
+    VerifyResult,
     WaitEnd,
     WaitResult,
 )
@@ -69,8 +72,10 @@ class MountSupervisor:
         self._backoff = backoff
         self._news = StatusNews()
         self._engine: Engine | None = None
+        self._verifier: Verifier | None = None
         self._halt: Halt | None = None
         self._asked = asyncio.Event()
+        self._opening = asyncio.Lock()
         self._is_stopping = False
 
     async def run(self) -> None:
@@ -93,11 +98,13 @@ class MountSupervisor:
     async def _open(self) -> Root:
         """Open the root; wait while it is another one, or none."""
         while True:
-            root = await self._lanes.thread.run(self._open_root)
-            if isinstance(root, Root):
-                self._halt = None
-                return root
-            self._pull(root)
+            # Whoever resumes must not release a root that was found well at that very moment.
+            async with self._opening:
+                root = await self._lanes.thread.run(self._open_root)
+                if isinstance(root, Root):
+                    self._halt = None
+                    return root
+                self._pull(root)
             self._asked.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROOT_LOOK_S):
@@ -125,13 +132,13 @@ class MountSupervisor:
         try:
             phases = await self._lanes.thread.run(Phases, self._parts, root)
             engine = Engine(phases, self._lanes, self._connect, self._news, backoff=self._backoff)
-            self._engine = engine
+            self._engine, self._verifier = engine, Verifier(engine, self._news)
             try:
-                await engine.run()
+                await self._verifier.run()
             finally:
                 engine.goals.finish_all(WaitEnd.STOPPED)
         finally:
-            self._engine = None
+            self._engine = self._verifier = None
             root.close()
 
     # -- what it shows -------------------------------------------------------------
@@ -149,8 +156,8 @@ class MountSupervisor:
             halt=self._standing_halt(),
         )
         engine = self._engine
-        if engine is not None:
-            status = _with_engine(status, engine)
+        if engine is not None and self._verifier is not None:
+            status = _with_engine(status, engine, self._verifier)
         if self._is_stopping:
             return replace(status, phase=MountPhase.STOPPING)
         if status.halt is not None:
@@ -183,17 +190,54 @@ class MountSupervisor:
                 return WaitEnd.HALTED
             engine = self._engine
             if engine is not None:
-                return await engine.wait()
+                end = await engine.wait()
+                is_found = self._verifier is not None and self._verifier.problems()
+                return WaitEnd.PROBLEMS if end is WaitEnd.IN_SYNC and is_found else end
             await self._news.after(await self._news.after(0))
+
+    async def verify(self, timeout_s: float | None) -> VerifyResult:
+        """Return when all of the mount was read again and compared, or cannot be."""
+        tally = Tally()
+        try:
+            async with asyncio.timeout(timeout_s):
+                end = await self._verify(tally)
+        except TimeoutError:
+            end = VerifyEnd.TIMED_OUT
+        return VerifyResult(
+            end,
+            self.status(),
+            tally.entries,
+            tally.size,
+            tally.refilled,
+            tuple(sorted(tally.findings, key=lambda finding: finding.path.parts)),
+            tally.finding_count,
+            tuple(tally.pending),
+            tally.pending_count,
+        )
+
+    async def _verify(self, tally: Tally) -> VerifyEnd:
+        while True:
+            # Before all else: what is told while it verifies must not be waited for.
+            seen = await self._news.after(0)
+            if self._is_stopping:
+                return VerifyEnd.STOPPED
+            if self._standing_halt() is not None:
+                return VerifyEnd.HALTED
+            if self._verifier is not None:
+                end = await self._verifier.verify(tally)
+                if end is not None:
+                    return end
+            await self._news.after(seen)
 
     async def resume(self, agreed: Halt | None) -> ResumeResult:
         """Release the brakes, if `agreed` is what stands."""
-        stands = self._standing_halt()
-        if stands is None:
-            return ResumeResult(ResumeEnd.NOT_HALTED, None)
-        if agreed != stands:
-            return ResumeResult(ResumeEnd.HALTED, stands)
-        await self._lanes.thread.run(self._release, stands)
+        async with self._opening:
+            stands = self._standing_halt()
+            if stands is None:
+                return ResumeResult(ResumeEnd.NOT_HALTED, None)
+            if agreed != stands:
+                return ResumeResult(ResumeEnd.HALTED, stands)
+            await self._lanes.thread.run(self._release, stands)
         logger.warning("resumed reason=%s", stands.reason.value)
         if self._engine is not None:
             await self._engine.resumed(stands.reason)
@@ -215,8 +259,8 @@ def _first(group: BaseExceptionGroup[RootLost]) -> RootLost:
     return first
 
 
-def _with_engine(status: MountStatus, engine: Engine) -> MountStatus:
-    problems = problems_of(engine)
+def _with_engine(status: MountStatus, engine: Engine, verifier: Verifier) -> MountStatus:
+    problems = problems_of(engine, verifier)
     facts = engine.phases.facts
     planned = engine.planned
     head = engine.follower.head
@@ -237,10 +281,11 @@ def _with_engine(status: MountStatus, engine: Engine) -> MountStatus:
         change_count=engine.tidings.count,
         changes=tuple(engine.tidings.changes),
         is_watch_degraded=engine.phases.scanner.is_watch_exhausted,
+        verifying=verifier.progress,
     )
 
 
-def problems_of(engine: Engine) -> list[MountProblem]:
+def problems_of(engine: Engine, verifier: Verifier) -> list[MountProblem]:
     """Return all problems, each path once, in order of path."""
     found: dict[object, MountProblem] = {}
     if engine.trouble is not None:
@@ -249,7 +294,7 @@ def problems_of(engine: Engine) -> list[MountProblem]:
         found.update(engine.planned.problems)
     found.update(engine.patience.problems())
     by_path = {problem.path.parts: problem for problem in found.values()}
-    for problem in engine.phases.exceptions:
+    for problem in (*engine.phases.exceptions, *verifier.problems()):
         by_path.setdefault(problem.path.parts, problem)
     return [by_path[parts] for parts in sorted(by_path)]
 

@@ -65,6 +65,8 @@ class Follower:
         self.link: Link | None = None
         self.head: Head | None = None
         self.error: SynclineError | None = None
+        self.damaged = asyncio.Event()
+        """Set while the server says that it lacks chunks."""
         self._connect = connect
         self._author = author
         self._wake = wake
@@ -210,8 +212,11 @@ class Follower:
                 head = Head(commit.revision, commit.id, commit.table_digest)
             case SnapshotEnd(head):
                 self._wants_snapshot = False
-            case Heartbeat(head):
-                pass
+            case Heartbeat(head, has_damaged):
+                if has_damaged:
+                    self.damaged.set()
+                else:
+                    self.damaged.clear()
             case _:
                 return
         if self.head is None or head.revision >= self.head.revision:
