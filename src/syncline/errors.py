@@ -126,6 +126,13 @@ class Locked(SynclineError):
     retry = Retry.BACKOFF
 
 
+class LockLost(SynclineError):
+    """A lock that the caller said to hold is over, or was never his."""
+
+    code = "lock_lost"
+    retry = Retry.AFTER_USER
+
+
 class CursorExpired(SynclineError):
     """A watcher's cursor is not in the history of this server any more."""
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from syncline.adapters import sqlite_queries, sqlite_schema
+from syncline.adapters.sqlite_making import migrate
 from syncline.adapters.sqlite_metadata import READERS_IDLE_MAX, SqliteMetadataStore
-from syncline.adapters.sqlite_schema import MIGRATIONS, migrate, translated
+from syncline.adapters.sqlite_schema import MIGRATIONS, translated
 from syncline.core.identity import ROOT_ID, Revision, digest_of
 from syncline.core.names import Name
 from syncline.errors import Corrupt, InUse, LocalFailure, NoSpace, TooNew
@@ -226,6 +227,8 @@ def test_a_store_of_format_1_learns_what_is_damaged(path: Path) -> None:
     SqliteMetadataStore(path).close()
     connection = open_plain(path)
     connection.execute("DROP INDEX damaged")
+    for table in ("locks", "lock_tokens", "lock_breaks"):
+        connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
     store = SqliteMetadataStore(path)
@@ -237,7 +240,7 @@ def test_a_store_of_format_1_learns_what_is_damaged(path: Path) -> None:
         assert session.has_damaged()
     store.close()
     connection = open_plain(path)
-    assert state_of(connection)[0] == 2
+    assert state_of(connection)[0] == sqlite_schema.WRITTEN
     connection.close()
 
 
@@ -273,7 +276,7 @@ def test_a_failed_migration_is_repeated_from_its_start(path: Path) -> None:
 def test_a_migration_killed_in_the_middle_is_repeated(path: Path) -> None:
     code = f"""
 import os, signal, sqlite3
-from syncline.adapters.sqlite_schema import migrate
+from syncline.adapters.sqlite_making import migrate
 connection = sqlite3.connect({str(path)!r}, isolation_level=None)
 connection.execute("PRAGMA journal_mode = WAL")
 connection.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))

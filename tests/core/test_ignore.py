@@ -75,8 +75,9 @@ def test_names_that_are_not_utf8_match() -> None:
 
 
 def test_r3_a_bad_line_is_named_and_the_rest_counts() -> None:
-    patterns = parse_patterns(b"good\n[z-a]\n!\n*.o\n\\")
-    assert [line.number for line in patterns.bad] == [2, 3, 5]
+    raw = b"good\n[z-a]\n!\n*.o\n\\\n# [\n \t\n[a\n/\n[a]\n\\#\n"
+    patterns = parse_patterns(raw)
+    assert [line.number for line in patterns.bad] == [2, 3, 5, 8, 9]
     found = IgnoreRules({RelPath(): patterns})
     assert is_ignored(found, "good")
     assert is_ignored(found, "x.o")

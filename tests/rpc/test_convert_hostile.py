@@ -221,7 +221,7 @@ def accepted(revision: int = 3) -> pb.Outcome:
         pb.Committed(revision=1, outcomes=[pb.Outcome()]),
         pb.Committed(revision=1, outcomes=[accepted(2**63)]),
         pb.Committed(revision=1, outcomes=[pb.Outcome(refusal=pb.Refusal())]),
-        pb.Committed(revision=1, outcomes=[pb.Outcome(refusal=pb.Refusal(code=10))]),  # type: ignore[arg-type]
+        pb.Committed(revision=1, outcomes=[pb.Outcome(refusal=pb.Refusal(code=99))]),  # type: ignore[arg-type]
         pb.Committed(
             outcomes=[
                 pb.Outcome(refusal=pb.Refusal(code=pb.REFUSAL_CODE_STALE, current=entry(id=b"")))

@@ -10,10 +10,11 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
+from syncline.core.changes import Token
 from syncline.core.entries import Entry, Kind
 from syncline.core.identity import (
     NO_REVISION,
@@ -28,9 +29,16 @@ from syncline.core.identity import (
 )
 from syncline.core.names import Name
 from syncline.core.table import EMPTY_TABLE_DIGEST, Commit, Head, genesis
+from syncline.core.user_locks import NO_TICKET, NO_TOKEN
 from syncline.errors import Exists, NotFound
 from syncline.ports.chunks import Location
-from syncline.ports.metadata import RememberedAnswer, Volume
+from syncline.ports.metadata import (
+    LOCK_BREAKS_MAX,
+    LockBreak,
+    RememberedAnswer,
+    StoredLock,
+    Volume,
+)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -80,6 +88,15 @@ class _Indexed:
     is_damaged: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Locks:
+    """The user locks of a volume; a value, replaced as a whole."""
+
+    locks: Mapping[EntryId, StoredLock] = field(default_factory=dict)
+    last_token: Token = NO_TOKEN
+    breaks: tuple[LockBreak, ...] = ()
+
+
 class _VolumeRows:
     """A volume. States and places go by revision, chunks by the number of the write session."""
 
@@ -94,6 +111,7 @@ class _VolumeRows:
         self.chunks: _Versions[Digest, _Indexed | None] = _Versions()
         self.head = self.genesis
         self.session = 0
+        self.locks = _Locks()
 
 
 class MemoryMetadataStore:
@@ -123,14 +141,14 @@ class MemoryMetadataStore:
         """Open a read session; raise NotFound for a volume or a revision that is not there."""
         rows = self._rows(volume)
         with self._publish_lock:
-            head, session = rows.head, rows.session
+            head, session, locks = rows.head, rows.session, rows.locks
         revision = head.revision if at is None else at
         if not rows.facts.oldest <= revision <= head.revision:
             raise NotFound(
                 f"there is no revision {at}; there are {rows.facts.oldest} to {head.revision}",
                 revision=str(at),
             )
-        yield _Reader(rows, head, revision, session)
+        yield _Reader(rows, head, revision, session, locks)
 
     @contextmanager
     def write(self, volume: VolumeId) -> Iterator[_Writer]:
@@ -163,11 +181,12 @@ class MemoryMetadataStore:
 class _Reader:
     """A volume at one revision."""
 
-    def __init__(self, rows: _VolumeRows, head: Head, at: int, session: int) -> None:
+    def __init__(self, rows: _VolumeRows, head: Head, at: int, session: int, locks: _Locks) -> None:
         self._rows = rows
         self._head = head
         self._at = at
         self._session = session
+        self._locks = locks
 
     def head(self) -> Head:
         """Return the head of the volume, whatever revision this session reads."""
@@ -256,6 +275,18 @@ class _Reader:
         """Tell whether any chunk of the volume is marked damaged."""
         return bool(self.damaged(self._rows.chunks.known()))
 
+    def locks(self) -> Sequence[StoredLock]:
+        """Return the user locks of now by their tokens."""
+        return sorted(self._locks.locks.values(), key=lambda stored: stored.lock.token)
+
+    def last_token(self) -> Token:
+        """Return the last token that was given; 0 before the first one."""
+        return self._locks.last_token
+
+    def lock_breaks(self, limit: int) -> Sequence[LockBreak]:
+        """Return up to `limit` records of broken locks, the newest first."""
+        return list(self._locks.breaks[::-1][:limit])
+
     def in_pack(self, pack: int) -> list[tuple[Digest, Location]]:
         """Return the chunks of one pack, damaged or not, in no order."""
         chunks = self._rows.chunks
@@ -271,13 +302,14 @@ class _Writer(_Reader):
     """The head of a volume; what it puts is seen by others after `publish`."""
 
     def __init__(self, rows: _VolumeRows) -> None:
-        super().__init__(rows, rows.head, REVISION_MAX, rows.session + 1)
+        super().__init__(rows, rows.head, REVISION_MAX, rows.session + 1, rows.locks)
         self._undo: Undo = []
 
     def publish(self) -> None:
         """Let sessions that open from now on see it all."""
         self._rows.head = self._head
         self._rows.session = self._session
+        self._rows.locks = self._locks
 
     def undo(self) -> None:
         """Take back all that this session did."""
@@ -309,6 +341,29 @@ class _Writer(_Reader):
 
     def _index(self, digest: Digest, indexed: _Indexed | None) -> None:
         self._rows.chunks.put(digest, self._session, indexed, self._undo)
+
+    def put_lock(self, stored: StoredLock) -> None:
+        """Keep a user lock, in the place of one on the same entry."""
+        kept = replace(stored, lock=replace(stored.lock, ticket=NO_TICKET))
+        locks = {**self._locks.locks, stored.lock.entry: kept}
+        self._locks = replace(self._locks, locks=locks)
+
+    def drop_lock(self, entry: EntryId) -> None:
+        """Forget the user lock of an entry, if there is one."""
+        left = {id: stored for id, stored in self._locks.locks.items() if id != entry}
+        self._locks = replace(self._locks, locks=left)
+
+    def keep_token(self, token: Token) -> None:
+        """Keep the last token that was given; asserts that tokens grow."""
+        if token <= self._locks.last_token:
+            raise AssertionError(f"token {token} was given before")
+        self._locks = replace(self._locks, last_token=token)
+
+    def add_lock_break(self, record: LockBreak) -> None:
+        """Add a record of a broken lock; those past the newest `LOCK_BREAKS_MAX` go."""
+        kept = replace(record, lock=replace(record.lock, ticket=NO_TICKET))
+        breaks = (*self._locks.breaks, kept)[-LOCK_BREAKS_MAX:]
+        self._locks = replace(self._locks, breaks=breaks)
 
     def add_commit(self, commit: Commit, remembered: RememberedAnswer) -> None:
         """Add the next revision and its states; see the port for what it asserts."""

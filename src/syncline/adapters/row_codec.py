@@ -121,6 +121,7 @@ CODE_NUMBERS = {
     RefusalCode.MISSING: 7,
     RefusalCode.INVALID: 8,
     RefusalCode.ATOMIC: 9,
+    RefusalCode.LOCK_LOST: 10,
 }
 """Numbers on disk: never used again for another code."""
 

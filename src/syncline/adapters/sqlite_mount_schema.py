@@ -8,7 +8,7 @@ be a tree, and within a session two entries may stand at one place.
 from __future__ import annotations
 
 from syncline.adapters.sqlite_files import SqliteFormat
-from syncline.adapters.sqlite_schema import Migration
+from syncline.adapters.sqlite_making import Migration
 from syncline.ports.mount_state import ObstacleReason
 
 APPLICATION_ID = 0x53594E4D

@@ -185,3 +185,31 @@ UPDATE chunks SET is_damaged = 1
 WHERE volume = ?1 AND digest = ?2 AND pack = ?3 AND start = ?4 AND size = ?5
 """
 FORGET_CHUNKS = "DELETE FROM chunks WHERE volume = ?1"
+
+# -- user locks ----------------------------------------------------------------
+
+_LOCK = "entry, token, replica, name, host, session, reason, lease_s, ttl_s, granted_ns"
+LOCKS = f"SELECT {_LOCK}, held_s, left_s FROM locks WHERE volume = ?1"
+LAST_TOKEN = "SELECT last FROM lock_tokens WHERE volume = ?1"
+PUT_LOCK = f"""
+INSERT OR REPLACE INTO locks (volume, {_LOCK}, held_s, left_s)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+"""
+DROP_LOCK = "DELETE FROM locks WHERE volume = ?1 AND entry = ?2"
+KEEP_TOKEN = """
+INSERT INTO lock_tokens (volume, last) VALUES (?1, ?2)
+ON CONFLICT (volume) DO UPDATE SET last = excluded.last
+"""
+LOCK_BREAKS = f"""
+SELECT time_ns, by_replica, by_name, by_host, path, held_s, {_LOCK}
+FROM lock_breaks INDEXED BY broken WHERE volume = ?1 ORDER BY number DESC LIMIT ?2
+"""
+ADD_LOCK_BREAK = f"""
+INSERT INTO lock_breaks (volume, time_ns, by_replica, by_name, by_host, path, held_s, {_LOCK})
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+"""
+FORGET_LOCK_BREAKS = """
+DELETE FROM lock_breaks WHERE volume = ?1 AND number <= (
+  SELECT number FROM lock_breaks INDEXED BY broken WHERE volume = ?1
+  ORDER BY number DESC LIMIT 1 OFFSET ?2)
+"""

@@ -1,32 +1,33 @@
 """The format of the SQLite metadata store: its tables, its versions, and how a file is opened.
 
-F1  A file under its own name is always whole: it is made beside, migrated, and then renamed.
-F2  A migration happens in one transaction together with the version that it makes, so that one
-    that is killed in the middle starts again.
-F3  A file of a version that is not known here is not changed by a byte.
+Several connections of one process share it; how a file is made and checked says `sqlite_making`.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
-import struct
-from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
+from syncline.adapters.sqlite_making import (
+    Meaning,
+    Migration,
+    NotWhole,
+    check,
+    make,
+    meaning_of,
+    migrate,
+    open_connection,
+    require_sqlite,
+)
 from syncline.errors import Corrupt, InUse, LocalFailure, NoSpace, SynclineError, TooNew
 
 APPLICATION_ID = 0x53594E43
 """`SYNC` in the header of the file, for `file` and for us."""
 
 OLDEST_READABLE = 1
-NEWEST_READABLE = 2
-WRITTEN = 2
-
-Migration = tuple[int, Sequence[str]]
-"""The version that a migration makes, and its statements."""
+NEWEST_READABLE = 3
+WRITTEN = 3
 
 _TABLES = (
     """
@@ -109,7 +110,57 @@ _TABLES = (
 
 _DAMAGED = ("CREATE INDEX damaged ON chunks (volume, digest) WHERE is_damaged = 1",)
 
-MIGRATIONS: tuple[Migration, ...] = ((1, _TABLES), (2, _DAMAGED))
+_LOCKS = (
+    """
+    CREATE TABLE locks (
+      volume INTEGER NOT NULL REFERENCES volumes (key),
+      entry BLOB NOT NULL CHECK (length(entry) = 16),
+      token INTEGER NOT NULL CHECK (token > 0),
+      replica BLOB NOT NULL CHECK (length(replica) = 16),
+      name TEXT NOT NULL,
+      host TEXT NOT NULL,
+      session BLOB NOT NULL CHECK (length(session) = 16),
+      reason TEXT NOT NULL,
+      lease_s REAL NOT NULL,
+      ttl_s REAL NOT NULL,
+      granted_ns INTEGER NOT NULL,
+      held_s REAL NOT NULL,
+      left_s REAL NOT NULL,
+      PRIMARY KEY (volume, entry)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE lock_tokens (
+      volume INTEGER PRIMARY KEY REFERENCES volumes (key),
+      last INTEGER NOT NULL CHECK (last > 0)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE lock_breaks (
+      number INTEGER PRIMARY KEY AUTOINCREMENT,
+      volume INTEGER NOT NULL REFERENCES volumes (key),
+      time_ns INTEGER NOT NULL,
+      by_replica BLOB NOT NULL CHECK (length(by_replica) = 16),
+      by_name TEXT NOT NULL,
+      by_host TEXT NOT NULL,
+      path BLOB NOT NULL,
+      entry BLOB NOT NULL CHECK (length(entry) = 16),
+      token INTEGER NOT NULL,
+      replica BLOB NOT NULL CHECK (length(replica) = 16),
+      name TEXT NOT NULL,
+      host TEXT NOT NULL,
+      session BLOB NOT NULL CHECK (length(session) = 16),
+      reason TEXT NOT NULL,
+      lease_s REAL NOT NULL,
+      ttl_s REAL NOT NULL,
+      granted_ns INTEGER NOT NULL,
+      held_s REAL NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX broken ON lock_breaks (volume, number)",
+)
+
+MIGRATIONS: tuple[Migration, ...] = ((1, _TABLES), (2, _DAMAGED), (3, _LOCKS))
 
 BUSY_TIMEOUT_S = 10.0
 """Nobody else should have the file open; a backup by hand may, and must not make us hang."""
@@ -117,25 +168,23 @@ BUSY_TIMEOUT_S = 10.0
 
 def translated(error: sqlite3.Error) -> SynclineError | AssertionError:
     """Return what an error of SQLite means to the inside; an AssertionError where we are wrong."""
-    full_code = getattr(error, "sqlite_errorcode", None)
-    if full_code is None:
-        return AssertionError(f"the metadata store was used wrongly: {error}")
-    code = full_code & 0xFF
-    if code == sqlite3.SQLITE_FULL or full_code == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return NoSpace(
-            "the server's disk is full; nothing was changed, make room and try again",
-            where="server",
-        )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return damaged(str(error))
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return InUse("another process holds the metadata store; end it and try again")
-    if code in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE):
-        return AssertionError(f"the metadata store refused what breaks its rules: {error}")
-    return LocalFailure(
-        f"the metadata store cannot be read or written: {error}; look at the server's disk",
-        reason=getattr(error, "sqlite_errorname", "unknown"),
-    )
+    match meaning_of(error):
+        case Meaning.NO_SPACE:
+            return NoSpace(
+                "the server's disk is full; nothing was changed, make room and try again",
+                where="server",
+            )
+        case Meaning.DAMAGED:
+            return damaged(str(error))
+        case Meaning.IN_USE:
+            return InUse("another process holds the metadata store; end it and try again")
+        case Meaning.OUR_FAULT:
+            return AssertionError(f"the metadata store refused what breaks its rules: {error}")
+        case Meaning.LOCAL_FAILURE:
+            return LocalFailure(
+                f"the metadata store cannot be read or written: {error}; look at the server's disk",
+                reason=getattr(error, "sqlite_errorname", "unknown"),
+            )
 
 
 def translated_os(error: OSError, path: Path) -> SynclineError:
@@ -155,23 +204,12 @@ def damaged(reason: str) -> Corrupt:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open one connection to a store that is there, with the settings that all of them share."""
-    connection = _open(path, "rw")
+    connection = open_connection(path, "rw", BUSY_TIMEOUT_S)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
     return connection
-
-
-def _open(path: Path, mode: str) -> sqlite3.Connection:
-    # Never mode=rwc: a store that went missing must not be replaced by an empty one.
-    return sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?mode={mode}",
-        uri=True,
-        isolation_level=None,
-        timeout=BUSY_TIMEOUT_S,
-        check_same_thread=False,
-    )
 
 
 def prepare(path: Path) -> None:
@@ -180,111 +218,34 @@ def prepare(path: Path) -> None:
     Raise TooNew for an unknown version and Corrupt for what is no whole store (both untouched),
     NoSpace or LocalFailure where the file cannot be made.
     """
-    if sqlite3.sqlite_version_info < (3, 37):
-        raise LocalFailure(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}")
+    require_sqlite()
     try:
         if not path.exists():
-            _create(path)
-        _check_version(path)
-        connection = connect(path)
-        try:
-            migrate(connection, MIGRATIONS)
-            _use_wal(connection)
-        finally:
-            connection.close()
+            make(path, _bring_up)
+        check(path, APPLICATION_ID, _check_known)
+        _bring_up(path)
+    except NotWhole as error:
+        raise damaged(f"'{path}': {error}") from error
     except sqlite3.Error as error:
         raise translated(error) from error
     except OSError as error:
         raise translated_os(error, path) from error
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Carry out the migrations past the file's version, each in one transaction (F2)."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    for made, statements in migrations:
-        if made <= version:
-            continue
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in statements:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {made}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-
-def _create(path: Path) -> None:
-    """Make an empty store beside, then give it its name (F1)."""
-    if _beside(path, "-wal").exists():
-        # A new file would take the old one's log for its own.
-        raise damaged(f"'{path}' is gone, but its '-wal' is there")
-    fresh = _beside(path, ".new")
-    for name in (fresh, _beside(fresh, "-journal"), _beside(fresh, "-wal"), _beside(fresh, "-shm")):
-        name.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
-    connection = connect(fresh)
+def _bring_up(path: Path) -> None:
+    """Bring a file to the newest version."""
+    connection = connect(path)
     try:
         migrate(connection, MIGRATIONS)
         _use_wal(connection)
     finally:
         connection.close()
-    fresh.rename(path)
-    _sync_directory(path.parent)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise LocalFailure("the file system of the metadata store cannot share memory (WAL)")
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-_HEADER = struct.Struct(">16sH6x2I28xI4xI20xI4x")
-"""Magic, page size, change counter, pages, version of ours, application, counter of `pages`."""
-
-
-def _check_version(path: Path) -> None:
-    """Raise TooNew or Corrupt before anything is written (F3)."""
-    with path.open("rb") as file:
-        header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise damaged(f"'{path}' is cut short")
-    magic, page_bytes, changed, pages, version, application_id, counted = _HEADER.unpack(header)
-    if magic != b"SQLite format 3\0" or application_id != APPLICATION_ID:
-        raise damaged(f"'{path}' is not a metadata store")
-    _check_known(version)
-    wal = _beside(path, "-wal")
-    has_log = wal.exists() and wal.stat().st_size > 0
-    # SQLite takes a last page that is cut for a whole one. With a log, it knows the size better.
-    is_cut = changed == counted and path.stat().st_size < pages * page_bytes
-    if is_cut and not has_log:
-        raise damaged(f"'{path}' is cut short")
-    # A newer version may still stand in the log alone. Reading it read-only folds nothing back.
-    if has_log:
-        connection = _open(path, "ro")
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-        finally:
-            connection.close()
-        _check_known(version)
 
 
 def _check_known(version: int) -> None:

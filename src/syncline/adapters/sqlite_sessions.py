@@ -9,9 +9,10 @@ from itertools import groupby
 from typing import ParamSpec, TypeVar
 
 from syncline.adapters import sqlite_queries as sql
+from syncline.adapters.lock_rows import break_of, break_row, lock_row, stored_lock_of
 from syncline.adapters.row_codec import decode_answer, encode_answer, entry_of, row_of
 from syncline.adapters.sqlite_schema import translated
-from syncline.core.changes import Author
+from syncline.core.changes import Author, Token
 from syncline.core.entries import Entry, Kind
 from syncline.core.identity import (
     DIGEST_BYTES,
@@ -27,9 +28,10 @@ from syncline.core.identity import (
 )
 from syncline.core.names import Name
 from syncline.core.table import EMPTY_TABLE_DIGEST, Commit, Head, genesis
+from syncline.core.user_locks import NO_TOKEN
 from syncline.errors import NotFound
 from syncline.ports.chunks import Location
-from syncline.ports.metadata import RememberedAnswer
+from syncline.ports.metadata import LOCK_BREAKS_MAX, LockBreak, RememberedAnswer, StoredLock
 
 CHILDREN_FIRST, CHILDREN_MAX = 16, 1024
 """Rows read at once for `children`: few at first, since a decision often looks at one alone."""
@@ -217,6 +219,24 @@ class Reader:
         """Tell whether any chunk of the volume is marked damaged."""
         return self._open.execute(sql.HAS_DAMAGED, (self._key,)).fetchone() is not None
 
+    @translating
+    def locks(self) -> Sequence[StoredLock]:
+        """Return the user locks of now by their tokens."""
+        rows = self._open.execute(sql.LOCKS, (self._key,)).fetchall()
+        return sorted((stored_lock_of(row) for row in rows), key=lambda each: each.lock.token)
+
+    @translating
+    def last_token(self) -> Token:
+        """Return the last token that was given; 0 before the first one."""
+        row = self._open.execute(sql.LAST_TOKEN, (self._key,)).fetchone()
+        return NO_TOKEN if row is None else Token(row[0])
+
+    @translating
+    def lock_breaks(self, limit: int) -> Sequence[LockBreak]:
+        """Return up to `limit` records of broken locks, the newest first."""
+        rows = self._open.execute(sql.LOCK_BREAKS, (self._key, limit)).fetchall()
+        return [break_of(row) for row in rows]
+
     def _look_up(
         self, one: str, many: str, digests: Iterable[Digest]
     ) -> list[tuple[bytes, int, int, int]]:
@@ -267,6 +287,26 @@ class Writer(Reader):
     def forget_chunks(self) -> None:
         """Drop the whole chunk index of the volume, to rebuild it from packs."""
         self._do_many(sql.FORGET_CHUNKS, [(self._key,)])
+
+    def put_lock(self, stored: StoredLock) -> None:
+        """Keep a user lock, in the place of one on the same entry."""
+        row = (self._key, *lock_row(stored.lock), stored.held_s, stored.left_s)
+        self._do_many(sql.PUT_LOCK, [row])
+
+    def drop_lock(self, entry: EntryId) -> None:
+        """Forget the user lock of an entry, if there is one."""
+        self._do_many(sql.DROP_LOCK, [(self._key, entry)])
+
+    def keep_token(self, token: Token) -> None:
+        """Keep the last token that was given; asserts that tokens grow."""
+        if token <= self.last_token():
+            raise AssertionError(f"token {token} was given before")
+        self._do_many(sql.KEEP_TOKEN, [(self._key, token)])
+
+    def add_lock_break(self, record: LockBreak) -> None:
+        """Add a record of a broken lock; those past the newest `LOCK_BREAKS_MAX` go."""
+        self._do_many(sql.ADD_LOCK_BREAK, [(self._key, *break_row(record))])
+        self._do_many(sql.FORGET_LOCK_BREAKS, [(self._key, LOCK_BREAKS_MAX)])
 
     def add_commit(self, commit: Commit, remembered: RememberedAnswer) -> None:
         """Add the next revision and its states; see the port for what it asserts."""

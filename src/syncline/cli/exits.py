@@ -34,6 +34,8 @@ class ExitCode(IntEnum):
     OVER_LIMIT = 17
     CURSOR_EXPIRED = 18
     HALTED = 19
+    DIFFERENT = 20
+    LOCK_LOST = 21
     INTERRUPTED = 130
     PIPE_CLOSED = 141
     TERMINATED = 143
@@ -47,6 +49,7 @@ _CODES: dict[type[SynclineError], ExitCode] = {
     errors.NotEmpty: ExitCode.NOT_EMPTY,
     errors.Stale: ExitCode.STALE,
     errors.Locked: ExitCode.LOCKED,
+    errors.LockLost: ExitCode.LOCK_LOST,
     errors.Unavailable: ExitCode.UNREACHABLE,
     errors.TimedOut: ExitCode.TIMED_OUT,
     errors.NoSpace: ExitCode.NO_SPACE,
@@ -71,6 +74,7 @@ _HINTS: dict[type[SynclineError], str] = {
     errors.NotEmpty: "delete what is in it too with --recursive",
     errors.Stale: "look at the newest state with 'syncline stat', then try again on that revision",
     errors.Locked: "try again when the other writer is done",
+    errors.LockLost: "look at what others did, then lock again",
     errors.Unavailable: "is the server running? start it with 'syncline serve', or name it with "
     "--server HOST:PORT",
     errors.TimedOut: "try again, or give it longer with --timeout SECONDS",

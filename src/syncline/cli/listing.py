@@ -31,7 +31,7 @@ def command(
 ) -> int:
     """List what is in a directory of a volume, or in the whole volume.
 
-    A line has mode, size in bytes, time of change, revision and path.
+    A line has mode, size in bytes, time of change, revision and path, and who has locked it.
     """
     from syncline.cli.session import run_client
 
@@ -40,15 +40,17 @@ def command(
 
 async def _list(session: Session, raw: bytes, at: int | None, *, is_recursive: bool) -> ExitCode:
     from syncline.cli.exits import ExitCode
+    from syncline.cli.lock_records import LockMarks
     from syncline.cli.records import located_line, located_record
     from syncline.cli.session import link_to, remote_address, revision
 
     path = remote_address(raw).path
     output = session.output
     async with link_to(session) as link:
+        marks = await LockMarks.look(link, revision(at))
         async for located in link.list(path, is_recursive=is_recursive, at=revision(at)):
             if output.is_json:
-                output.record(located_record(located))
+                output.record({**located_record(located), **marks.record(located)})
             else:
-                output.line(located_line(located))
+                output.line(located_line(located) + marks.suffix(located))
     return ExitCode.OK

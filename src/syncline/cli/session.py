@@ -12,13 +12,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from syncline.cli.exits import ExitCode, exit_code
+from syncline.cli.lock_options import held_tokens
 from syncline.cli.options import ClientOptions
 from syncline.cli.output import Output, error_record
 from syncline.client.targets import Address, parse_address
 from syncline.compose.config import ClientConfig, ClientFlags, load_client
 from syncline.core.identity import Revision
 from syncline.errors import SynclineError
-from syncline.ports.link import Link
+from syncline.ports.link import LockingLink
 
 _SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
@@ -30,12 +31,15 @@ class Session:
     config: ClientConfig
     output: Output
 
-    def link(self) -> Link:
-        """Open a link to the volume; whoever opens it closes it."""
+    def link(self) -> LockingLink:
+        """Open a link to the volume; whoever opens it closes it.
+
+        What is stored and deleted through it is under the locks that the environment names.
+        """
         # Here, and not above: whatever can be refused without gRPC is refused without its import.
         from syncline.compose.connect import open_link
 
-        return open_link(self.config)
+        return open_link(self.config, held_tokens(os.environ))
 
 
 Body = Callable[[Session], Coroutine[object, object, ExitCode]]
@@ -139,7 +143,7 @@ def start_log(level: int, verbosity: int) -> None:
 
 
 @asynccontextmanager
-async def link_to(session: Session) -> AsyncIterator[Link]:
+async def link_to(session: Session) -> AsyncIterator[LockingLink]:
     """Open a link for the length of the block."""
     link = session.link()
     try:

@@ -37,6 +37,7 @@ def command(path: tuple[bytes, ...], at: int | None, options: ClientOptions) -> 
 
 async def _stat(session: Session, raws: tuple[bytes, ...], at: int | None) -> ExitCode:
     from syncline.cli.exits import exit_code
+    from syncline.cli.lock_records import LockMarks
     from syncline.cli.output import error_record
     from syncline.cli.records import (
         located_record,
@@ -62,6 +63,7 @@ async def _stat(session: Session, raws: tuple[bytes, ...], at: int | None) -> Ex
             output.record({"path": str(path), "result": "failed", "error": error_record(error)})
 
     async with link_to(session) as link:
+        marks = await LockMarks.look(link, revision(at))
         for start in range(0, len(paths), PATHS_AT_ONCE):
             some = paths[start : start + PATHS_AT_ONCE]
             for path, located in zip(some, await link.stat(some, revision(at)), strict=True):
@@ -72,7 +74,8 @@ async def _stat(session: Session, raws: tuple[bytes, ...], at: int | None) -> Ex
                     absent(path)
                     continue
                 else:
-                    lines, record = stat_lines(located), located_record(located)
+                    lines = [*stat_lines(located), *marks.lines(located)]
+                    record = {**located_record(located), **marks.record(located)}
                 if output.is_json:
                     output.record(record)
                 for line in () if output.is_json else lines:

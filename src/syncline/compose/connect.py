@@ -4,29 +4,54 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from syncline.adapters.executors import ThreadExecutor
 from syncline.adapters.fastcdc import FastCdcChunker
 from syncline.adapters.system import RandomIds
 from syncline.compose.config import ClientConfig
-from syncline.core.changes import Author
+from syncline.core.changes import Author, HeldToken
 from syncline.core.identity import ID_BYTES, ReplicaId, parse_replica_id
+from syncline.core.names import escape
+from syncline.core.user_locks import SessionId
 from syncline.errors import Invalid
 from syncline.ports.chunker import Chunker
 from syncline.ports.executor import Executor
 from syncline.ports.ids import Ids
-from syncline.ports.link import Link
+from syncline.ports.link import LockingLink
 from syncline.rpc.link import GrpcLink
 
 logger = logging.getLogger(__name__)
 
 READER_THREADS = 3
 
+HOST_CHARACTERS_MAX = 200
+"""Below 255 bytes of the wire: an escaped name is ASCII but for letters of other scripts."""
 
-def open_link(config: ClientConfig) -> Link:
-    """Return a link to the configured volume; nothing is sent before its first call."""
-    return GrpcLink(config.server, config.volume, timeout_s=config.timeout_s)
+
+def open_link(config: ClientConfig, tokens: Sequence[HeldToken] = ()) -> LockingLink:
+    """Return a link to the configured volume; nothing is sent before its first call.
+
+    `tokens` are of user locks that all it stores and deletes is done under.
+    """
+    return GrpcLink(config.server, config.volume, timeout_s=config.timeout_s, tokens=tokens)
+
+
+def host() -> str:
+    """Return what this machine calls itself, as others see it beside a lock."""
+    return escape(os.fsencode(socket.gethostname()))[:HOST_CHARACTERS_MAX] or "unknown"
+
+
+def lock_session(author: Author) -> SessionId:
+    """Return the session of this user's one-shot locks: a later command is of the same one."""
+    return SessionId(author.replica)
+
+
+def fresh_session() -> SessionId:
+    """Return a session that nobody has."""
+    return SessionId(os.urandom(ID_BYTES))
 
 
 def ids() -> Ids:

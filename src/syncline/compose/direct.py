@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 from syncline import __version__
-from syncline.core.changes import Answer, Outcome, Proposal
+from syncline.core.changes import Answer, Author, HeldToken, Outcome, Proposal
 from syncline.core.identity import Digest, Revision
 from syncline.core.names import RelPath
 from syncline.ports.link import (
+    LOCKS,
     PROTOCOL,
     PROTOCOL_OLDEST,
     ChunkSource,
@@ -21,6 +22,7 @@ from syncline.ports.link import (
     WatchBegin,
     WatchEvent,
 )
+from syncline.ports.locks import LeaseLeft, LocatedLock, LockWanted, Unlocked, UnlockWanted
 from syncline.server.feed import FeedItem, WithPaths
 from syncline.server.fetch import fetch_chunks
 from syncline.server.listing import listing, stat
@@ -42,7 +44,7 @@ class DirectLink:
             PROTOCOL,
             PROTOCOL_OLDEST,
             __version__,
-            frozenset(),
+            frozenset({LOCKS}),
             volume.id,
             volume.facts.name,
             volume.feed.head,
@@ -66,9 +68,15 @@ class DirectLink:
     async def watch(
         self, begin: WatchBegin, progress: AsyncIterator[Progress]
     ) -> AsyncIterator[WatchEvent]:
-        """Yield what a watcher gets; what it says of its progress is of no use here."""
+        """Yield what a watcher gets; what it says of its progress is of no use here.
+
+        Nothing can be cut between the two ends: while it takes what comes, a heartbeat at the
+        least, it lives, and its leases are renewed by that.
+        """
         async with aclosing(watch(self._volume, begin)) as events:
             async for event in events:
+                if begin.session is not None:
+                    self._volume.user_locks.renew_session(begin.author, begin.session)
                 match event:
                     case FeedItem():
                         yield Committed(
@@ -93,6 +101,27 @@ class DirectLink:
         """Return what is at each path."""
         _, found = await stat(self._volume, paths, at)
         return found
+
+    async def lock(self, wanted: LockWanted) -> Sequence[LocatedLock]:
+        """Lock all targets or none."""
+        return await self._volume.user_locks.lock(wanted)
+
+    async def renew(
+        self, author: Author, tokens: Sequence[HeldToken], ttl_s: float = 0.0
+    ) -> Sequence[LeaseLeft | None]:
+        """Renew leases; None where a lock is lost."""
+        return await self._volume.user_locks.renew(author, tokens, ttl_s)
+
+    async def unlock(self, wanted: UnlockWanted) -> Sequence[Unlocked]:
+        """Unlock all targets, or none when one is another's."""
+        return await self._volume.user_locks.unlock(wanted)
+
+    async def locks(self, path: RelPath) -> AsyncIterator[LocatedLock]:
+        """Yield the locks on a path, below it and above it, by path."""
+        volume = self._volume
+        found = await volume.user_locks.listing(volume.metadata, volume.id, volume.workers, path)
+        for located in found:
+            yield located
 
     async def close(self) -> None:
         """Let other tasks run; there is no connection."""

@@ -89,6 +89,7 @@ async def running(config: ServeConfig, follow: Follow = unfollowed) -> AsyncIter
         for volume in served:
             # Before calls get their grace: a watcher would use up all of it.
             stack.callback(volume.feed.close)
+            stack.callback(volume.user_locks.close)
         if place is not None:
             volume = volumes.find(config.volume)
             own_mount = OwnMount(place, volume, address, config.name, follow)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import assert_never
+from typing import NewType, assert_never
 
 from blake3 import blake3
 
@@ -130,12 +130,25 @@ class Author:
     name: str
 
 
+Token = NewType("Token", int)
+"""The number of the grant of a user lock in its volume; 0 is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldToken:
+    """What a writer says that it holds: the lock of an entry, by the token of its grant."""
+
+    entry: EntryId
+    token: Token
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """One STORE before it is decided.
 
     `inline` holds content of at most `INLINE_BYTES_MAX` by digest. `wait_s` is how long the caller
     is ready to wait for an operation lock. `is_confirmed`: a human said yes to what it does.
+    `tokens` are the user locks that the caller believes to hold; one that is lost refuses it all.
     """
 
     author: Author
@@ -145,6 +158,7 @@ class Proposal:
     is_atomic: bool = False
     is_confirmed: bool = False
     wait_s: float = 0.0
+    tokens: tuple[HeldToken, ...] = ()
 
 
 class RefusalCode(Enum):
@@ -159,16 +173,24 @@ class RefusalCode(Enum):
     MISSING = "missing"
     INVALID = "invalid"
     ATOMIC = "atomic"
+    LOCK_LOST = "lock_lost"
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds an operation lock; times are seconds from now on the server's monotonic clock."""
+    """Who holds a lock; times are seconds from now on the server's monotonic clock.
+
+    `entry` is the one that a user lock is on, it may be a directory above; None: it is the lock of
+    another operation, which has no host and no reason.
+    """
 
     name: str
     replica: ReplicaId
     since_s: float
     expires_s: float
+    host: str = ""
+    reason: str = ""
+    entry: EntryId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,14 @@ from syncline.core.entries import Entry
 from syncline.core.identity import Digest, Revision, VolumeId
 from syncline.core.names import RelPath
 from syncline.core.table import Commit, Cursor, Head
+from syncline.core.user_locks import SessionId
+from syncline.ports.locks import Locking, LockNews, LockTable
 
 PROTOCOL = 1
 PROTOCOL_OLDEST = 1
+
+LOCKS = "locks"
+"""The capability of a server that has user locks: Lock, Renew, Unlock, ListLocks, on WATCH too."""
 
 ChunkSource = Callable[[Digest], Awaitable[bytes]]
 """Gives the bytes of a chunk that the proposal names; raises LocalFailure when it no longer can."""
@@ -89,9 +94,13 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The server lives, and its head is here."""
+    """The server lives, and its head is here.
+
+    `has_damaged`: it knows that it lacks chunks; a listing says of which files.
+    """
 
     head: Head
+    has_damaged: bool = False
 
 
 class ResetReason(Enum):
@@ -124,7 +133,11 @@ class SnapshotEnd:
     head: Head
 
 
-WatchEvent = Committed | Heartbeat | SnapshotBegin | SnapshotPage | SnapshotEnd
+WatchEvent = (
+    Committed | Heartbeat | SnapshotBegin | SnapshotPage | SnapshotEnd | LockTable | LockNews
+)
+"""Of locks only a watcher hears that asked for them: a table first, then news in the order of the
+commits, and the table again where news were lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +151,18 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class WatchBegin:
-    """How a watcher starts. Without a cursor it gets a snapshot first, unless `from_head`."""
+    """How a watcher starts. Without a cursor it gets a snapshot first, unless `from_head`.
+
+    `session`: each progress that follows renews the leases of what it holds.
+    """
 
     author: Author
     cursor: Cursor | None
     from_head: bool = False
     wants_inline: bool = False
     wants_paths: bool = False
+    wants_locks: bool = False
+    session: SessionId | None = None
 
 
 class Link(Protocol):
@@ -181,3 +199,7 @@ class Link(Protocol):
 
     async def close(self) -> None:
         """End all calls and let go of the connection."""
+
+
+class LockingLink(Link, Locking, Protocol):
+    """A link through which locks are held, too."""

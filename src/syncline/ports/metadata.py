@@ -21,12 +21,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from syncline.core.changes import Answer
+from syncline.core.changes import Answer, Author, Token
 from syncline.core.entries import Entry
 from syncline.core.identity import CommitId, Digest, EntryId, OpId, ReplicaId, Revision, VolumeId
 from syncline.core.names import Name
 from syncline.core.table import Commit, Head, Table
+from syncline.core.user_locks import UserLock
 from syncline.ports.chunks import Location
+
+LOCK_BREAKS_MAX = 10_000
+"""Records of broken locks that are kept: years of what people do by hand, and few MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,30 @@ class RememberedAnswer:
 
     fingerprint: Digest
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLock:
+    """A user lock, how long it was held when it was last written, and how long it may last yet."""
+
+    lock: UserLock
+    held_s: float
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LockBreak:
+    """The record of a lock that somebody broke: who, from which host, and what it was.
+
+    `path` is where the entry was then; `time_ns` is wall time.
+    """
+
+    time_ns: int
+    by: Author
+    by_host: str
+    path: bytes
+    lock: UserLock
+    held_s: float
 
 
 class TableReader(Table, Protocol):
@@ -85,6 +113,15 @@ class TableReader(Table, Protocol):
     def has_damaged(self) -> bool:
         """Tell whether any chunk of the volume is marked damaged; costs one look-up."""
 
+    def locks(self) -> Sequence[StoredLock]:
+        """Return the user locks of now, whatever revision this session reads, by their tokens."""
+
+    def last_token(self) -> Token:
+        """Return the last token that was given; 0 before the first one."""
+
+    def lock_breaks(self, limit: int) -> Sequence[LockBreak]:
+        """Return up to `limit` records of broken locks, the newest first."""
+
 
 class WriteSession(TableReader, Protocol):
     """A read session at the head that may also add; it sees its own additions."""
@@ -100,6 +137,18 @@ class WriteSession(TableReader, Protocol):
 
     def forget_chunks(self) -> None:
         """Drop the whole chunk index of the volume, to rebuild it from packs."""
+
+    def put_lock(self, stored: StoredLock) -> None:
+        """Keep a user lock, in the place of one on the same entry."""
+
+    def drop_lock(self, entry: EntryId) -> None:
+        """Forget the user lock of an entry, if there is one."""
+
+    def keep_token(self, token: Token) -> None:
+        """Keep the last token that was given; asserts that tokens grow."""
+
+    def add_lock_break(self, record: LockBreak) -> None:
+        """Add a record of a broken lock; those past the newest `LOCK_BREAKS_MAX` go."""
 
     def add_commit(self, commit: Commit, remembered: RememberedAnswer) -> None:
         """Add the next revision and its states.

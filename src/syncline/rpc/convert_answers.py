@@ -13,7 +13,13 @@ from syncline.core.changes import (
     Refusal,
     RefusalCode,
 )
-from syncline.core.identity import Digest, Revision, parse_digest, parse_revision
+from syncline.core.identity import (
+    Digest,
+    Revision,
+    parse_digest,
+    parse_entry_id,
+    parse_revision,
+)
 from syncline.rpc.convert_entries import (
     FRAME_BYTES,
     ITEM_WIRE_BYTES,
@@ -25,6 +31,7 @@ from syncline.rpc.convert_entries import (
     group,
     invalid,
     milliseconds,
+    parse_label,
 )
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 
@@ -38,6 +45,7 @@ _REFUSALS = {
     pb.REFUSAL_CODE_MISSING: RefusalCode.MISSING,
     pb.REFUSAL_CODE_INVALID: RefusalCode.INVALID,
     pb.REFUSAL_CODE_ATOMIC: RefusalCode.ATOMIC,
+    pb.REFUSAL_CODE_LOCK_LOST: RefusalCode.LOCK_LOST,
 }
 _REFUSALS_TO_PB = {code: value for value, code in _REFUSALS.items()}
 
@@ -56,13 +64,24 @@ def holder_to_pb(holder: Holder) -> pb.Holder:
         author=pb.Author(replica=holder.replica, name=holder.name),
         since_ms=milliseconds(holder.since_s),
         expires_ms=milliseconds(holder.expires_s),
+        host=holder.host,
+        reason=holder.reason,
+        entry=holder.entry or b"",
     )
 
 
 def holder_from_pb(message: pb.Holder) -> Holder:
     """Return a checked holder."""
     author = author_from_pb(message.author)
-    return Holder(author.name, author.replica, message.since_ms / 1000, message.expires_ms / 1000)
+    return Holder(
+        author.name,
+        author.replica,
+        message.since_ms / 1000,
+        message.expires_ms / 1000,
+        parse_label(message.host, "host") if message.host else "",
+        parse_label(message.reason, "reason") if message.reason else "",
+        parse_entry_id(message.entry) if message.entry else None,
+    )
 
 
 def outcome_to_pb(outcome: Outcome) -> pb.Outcome:
@@ -116,8 +135,8 @@ def _outcome_weight(outcome: Outcome) -> int:
         case Refusal():
             current = entry_weight(outcome.current) if outcome.current else 0
             named = min(len(outcome.missing), _MISSING_NAMED) * REF_WIRE_BYTES
-            # A character is at most 4 bytes; a holder's name has at most 255.
-            return ITEM_WIRE_BYTES + 512 + current + named + 4 * _DETAIL_CHARACTERS
+            # A character is at most 4 bytes; what a holder says of himself has 3 times 255.
+            return ITEM_WIRE_BYTES + 1024 + current + named + 4 * _DETAIL_CHARACTERS
         case _:
             assert_never(outcome)
 

@@ -27,6 +27,7 @@ from syncline.rpc.convert_entries import (
     milliseconds,
     parse_label,
 )
+from syncline.rpc.convert_locks import tokens_from_pb, tokens_to_pb
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 
 
@@ -39,6 +40,7 @@ def begin_to_pb(volume: str, proposal: Proposal) -> pb.StoreBegin:
         is_atomic=proposal.is_atomic,
         is_confirmed=proposal.is_confirmed,
         wait_ms=milliseconds(proposal.wait_s),
+        tokens=tokens_to_pb(proposal.tokens),
     )
 
 
@@ -95,6 +97,7 @@ class ProposalReader:
         self._is_atomic = begin.is_atomic
         self._is_confirmed = begin.is_confirmed
         self._wait_s = begin.wait_ms / 1000
+        self._tokens = tokens_from_pb(begin.tokens)
         self._changes: list[Change] = []
         self._inline: dict[Digest, bytes] = {}
         self._bounds = CommitBounds()
@@ -125,6 +128,7 @@ class ProposalReader:
             self._is_atomic,
             self._is_confirmed,
             self._wait_s,
+            self._tokens,
         )
 
 

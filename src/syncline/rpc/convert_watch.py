@@ -5,6 +5,8 @@ V1  A commit is a begin, frames of entries, an end; as many entries as the begin
 V2  Commits follow each other without a gap; the first follows the cursor or the snapshot.
 V3  A snapshot is a begin, pages in order of id, an end with the head of the begin; heartbeats may
     stand between its pages.
+V4  Locks are told of to whom asked alone: a table in one or more messages, with nothing between
+    them, then news; never inside a commit or a snapshot. The table may come again.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from syncline.ports.link import (
     WatchBegin,
     WatchEvent,
 )
+from syncline.ports.locks import LocatedLock, LockNews, LockTable
 from syncline.rpc.convert_entries import (
     author_from_pb,
     author_to_pb,
@@ -48,7 +51,16 @@ from syncline.rpc.convert_entries import (
     path_from_pb,
     take_inline,
 )
+from syncline.rpc.convert_locks import (
+    lock_event_frames,
+    lock_from_pb,
+    lock_news_from_pb,
+    parse_session,
+)
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
+
+LOCKS_MAX = 65_536
+"""What is kept of a table of locks that comes in parts."""
 
 _EFFECTS = {
     pb.EFFECT_CREATED: Effect.CREATED,
@@ -80,6 +92,8 @@ def watch_begin_to_pb(volume: str, begin: WatchBegin) -> pb.WatchRequest:
             from_head=begin.from_head,
             wants_inline=begin.wants_inline,
             wants_paths=begin.wants_paths,
+            wants_locks=begin.wants_locks,
+            session=begin.session or b"",
         )
     )
 
@@ -98,6 +112,8 @@ def watch_begin_from_pb(message: pb.WatchRequest) -> tuple[str, WatchBegin]:
         begin.from_head,
         begin.wants_inline,
         begin.wants_paths,
+        begin.wants_locks,
+        parse_session(begin.session) if begin.session else None,
     )
 
 
@@ -129,7 +145,8 @@ def event_frames(event: WatchEvent) -> Iterator[pb.WatchResponse]:
         case Committed():
             yield from _commit_frames(event)
         case Heartbeat():
-            yield pb.WatchResponse(heartbeat=pb.Heartbeat(head=head_to_pb(event.head)))
+            head, has_damaged = head_to_pb(event.head), event.has_damaged
+            yield pb.WatchResponse(heartbeat=pb.Heartbeat(head=head, has_damaged=has_damaged))
         case SnapshotBegin():
             reason, head = _REASONS_TO_PB[event.reason], head_to_pb(event.head)
             yield pb.WatchResponse(snapshot_begin=pb.SnapshotBegin(reason=reason, head=head))
@@ -139,6 +156,8 @@ def event_frames(event: WatchEvent) -> Iterator[pb.WatchResponse]:
                 yield pb.WatchResponse(snapshot_page=page)
         case SnapshotEnd():
             yield pb.WatchResponse(snapshot_end=pb.SnapshotEnd(head=head_to_pb(event.head)))
+        case LockTable() | LockNews():
+            yield from lock_event_frames(event)
         case _:
             assert_never(event)
 
@@ -273,10 +292,14 @@ class _OpenCommit:
 
 
 class WatchReader:
-    """Assembles events from the messages of a server, and checks their order (V1-V3)."""
+    """Assembles events from the messages of a server, and checks their order (V1-V4)."""
 
-    def __init__(self, cursor: Revision | None) -> None:
+    def __init__(self, cursor: Revision | None, *, wants_locks: bool = False) -> None:
         """Start after a cursor's revision; None: the first commit says where we are."""
+        self._wants_locks = wants_locks
+        self._locks: list[LocatedLock] = []
+        self._has_locks = False
+        self._in_locks = False
         self._last = cursor
         self._commit: _OpenCommit | None = None
         self._snapshot: Head | None = None
@@ -286,6 +309,8 @@ class WatchReader:
         """Return the event that this message completes; raise Invalid or ProtocolBroken."""
         part = message.WhichOneof("part")
         if (part in ("entries", "end")) != (self._commit is not None):
+            raise ProtocolBroken(f"a WATCH stream has {part} where it cannot stand")
+        if self._in_locks and part != "lock_table":
             raise ProtocolBroken(f"a WATCH stream has {part} where it cannot stand")
         in_snapshot = part in ("snapshot_page", "snapshot_end")
         if part != "heartbeat" and in_snapshot != (self._snapshot is not None):
@@ -304,15 +329,30 @@ class WatchReader:
                 self._commit, self._last = None, committed.commit.revision
                 return committed
             case "heartbeat":
-                return Heartbeat(head_from_pb(message.heartbeat.head))
+                beat = message.heartbeat
+                return Heartbeat(head_from_pb(beat.head), beat.has_damaged)
             case "snapshot_begin":
                 return self._begin_snapshot(message.snapshot_begin)
             case "snapshot_page":
                 return self._page(message.snapshot_page)
             case "snapshot_end":
                 return self._end_snapshot(message.snapshot_end)
+            case "lock_table" if self._wants_locks:
+                return self._lock_table(message.lock_table)
+            case "lock_news" if self._has_locks:
+                return lock_news_from_pb(message.lock_news)
             case _:
                 raise invalid("part", "the message says nothing that is known")
+
+    def _lock_table(self, message: pb.LockTable) -> LockTable | None:
+        self._locks += [lock_from_pb(lock) for lock in message.locks]
+        if len(self._locks) > LOCKS_MAX:
+            raise invalid("locks", "more than any volume may have")
+        self._in_locks = not message.is_last
+        if self._in_locks:
+            return None
+        locks, self._locks, self._has_locks = tuple(self._locks), [], True
+        return LockTable(locks)
 
     def _begin(self, message: pb.CommitBegin) -> None:
         commit = _OpenCommit.begin(message)

@@ -44,6 +44,7 @@ _STATUS: dict[type[SynclineError], grpc.StatusCode] = {
     errors.NotEmpty: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Stale: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Locked: grpc.StatusCode.ABORTED,
+    errors.LockLost: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CursorExpired: grpc.StatusCode.OUT_OF_RANGE,
     errors.ProtocolBroken: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Corrupt: grpc.StatusCode.DATA_LOSS,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 
 import grpc.aio
 
 from syncline import __version__
-from syncline.core.changes import Answer, Proposal
+from syncline.core.changes import Answer, Author, HeldToken, Proposal
 from syncline.core.identity import Digest, Revision, digest_of
 from syncline.core.names import RelPath
 from syncline.errors import Corrupt, ProtocolBroken, SynclineError
@@ -20,6 +21,8 @@ from syncline.ports.link import (
     WatchBegin,
     WatchEvent,
 )
+from syncline.ports.locks import LeaseLeft, LocatedLock, LockWanted, Unlocked, UnlockWanted
+from syncline.rpc import convert_locks
 from syncline.rpc.calls import (
     StreamCall,
     ask,
@@ -46,7 +49,19 @@ from syncline.rpc.convert_store import check_proposal, delete_to_pb
 from syncline.rpc.convert_watch import WatchReader, progress_to_pb, watch_begin_to_pb
 from syncline.rpc.frames import ChunkUnpacker
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
-from syncline.rpc.methods import DELETE, FETCH, HELLO, LIST, STAT, STORE, WATCH
+from syncline.rpc.methods import (
+    DELETE,
+    FETCH,
+    HELLO,
+    LIST,
+    LIST_LOCKS,
+    LOCK,
+    RENEW,
+    STAT,
+    STORE,
+    UNLOCK,
+    WATCH,
+)
 from syncline.rpc.store_call import StoreCall
 
 _HASH_INLINE_BYTES_MAX = 512 * 1024
@@ -63,8 +78,14 @@ class GrpcLink:
     Iterators hold a call open: leave them early with `contextlib.aclosing`.
     """
 
-    def __init__(self, target: str, volume: str, *, timeout_s: float) -> None:
-        """Name the server (`host:port`) and the volume; nothing is sent before the first call."""
+    def __init__(
+        self, target: str, volume: str, *, timeout_s: float, tokens: Sequence[HeldToken] = ()
+    ) -> None:
+        """Name the server (`host:port`) and the volume; nothing is sent before the first call.
+
+        `tokens` are of user locks that every STORE and DELETE is made under.
+        """
+        self._tokens = tuple(tokens)
         self._target = target
         self._volume = volume
         self._timeout_s = timeout_s
@@ -90,6 +111,7 @@ class GrpcLink:
 
     async def store(self, proposal: Proposal, source: ChunkSource) -> Answer:
         """Make one commit; `source` is asked for the chunks that the server lacks, in order."""
+        proposal = self._under_locks(proposal)
         check_proposal(proposal)
         timeout_s = self._timeout_s + proposal.wait_s
         async with stream_stream(self._open(), STORE, timeout_s) as call:
@@ -97,7 +119,7 @@ class GrpcLink:
 
     async def delete(self, proposal: Proposal) -> Answer:
         """Make one commit of deletes; raise Invalid when the proposal has anything else."""
-        request = delete_to_pb(self._volume, proposal)
+        request = delete_to_pb(self._volume, self._under_locks(proposal))
         timeout_s = self._timeout_s + proposal.wait_s
         response = await ask(self._open(), DELETE, request, timeout_s)
         reader = AnswerReader(len(proposal.changes))
@@ -106,6 +128,9 @@ class GrpcLink:
             if reader.answer is None:
                 raise invalid("outcomes", "not one for each change")
         return reader.answer
+
+    def _under_locks(self, proposal: Proposal) -> Proposal:
+        return replace(proposal, tokens=(*proposal.tokens, *self._tokens))
 
     async def fetch(self, digests: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
         """Yield chunks in the order asked, each checked against its digest (G8)."""
@@ -141,7 +166,8 @@ class GrpcLink:
             ):
                 opening = watch_begin_to_pb(self._volume, begin)
                 report = group.create_task(_report(call, opening, progress, failures))
-                reader = WatchReader(begin.cursor.revision if begin.cursor else None)
+                revision = begin.cursor.revision if begin.cursor else None
+                reader = WatchReader(revision, wants_locks=begin.wants_locks)
                 while (response := await call.read()) is not None:
                     with server_said():
                         event = reader.add(response)
@@ -186,6 +212,39 @@ class GrpcLink:
             at = revision or None
             found.extend(results)
         return found
+
+    async def lock(self, wanted: LockWanted) -> Sequence[LocatedLock]:
+        """Lock all targets or none; the call may be as long as it wants to wait."""
+        request = convert_locks.lock_request_to_pb(self._volume, wanted)
+        response = await ask(self._open(), LOCK, request, self._timeout_s + wanted.wait_s)
+        with server_said():
+            return convert_locks.lock_response_from_pb(response)
+
+    async def renew(
+        self, author: Author, tokens: Sequence[HeldToken], ttl_s: float = 0.0
+    ) -> Sequence[LeaseLeft | None]:
+        """Renew leases; None where a lock is lost."""
+        request = convert_locks.renew_to_pb(self._volume, author, tokens, ttl_s)
+        response = await ask(self._open(), RENEW, request, self._timeout_s)
+        with server_said():
+            return convert_locks.renewed_from_pb(response, len(tokens))
+
+    async def unlock(self, wanted: UnlockWanted) -> Sequence[Unlocked]:
+        """Unlock all targets, or none when one is another's."""
+        request = convert_locks.unlock_to_pb(self._volume, wanted)
+        response = await ask(self._open(), UNLOCK, request, self._timeout_s)
+        with server_said():
+            return convert_locks.unlocked_from_pb(response, len(wanted.targets))
+
+    async def locks(self, path: RelPath) -> AsyncGenerator[LocatedLock, None]:
+        """Yield the locks on a path, below it and above it, by path."""
+        request = pb.ListLocksRequest(volume=self._volume, path=bytes(path))
+        async with unary_stream(self._open(), LIST_LOCKS, request, self._timeout_s) as call:
+            while (response := await call.read()) is not None:
+                with server_said():
+                    locks = [convert_locks.lock_from_pb(lock) for lock in response.locks]
+                for located in locks:
+                    yield located
 
 
 def _unpack(unpacker: ChunkUnpacker, response: pb.FetchResponse) -> list[bytes]:

@@ -57,6 +57,10 @@ FETCH = _method("Fetch", pb.FetchRequest, pb.FetchResponse)
 WATCH = _method("Watch", pb.WatchRequest, pb.WatchResponse)
 LIST = _method("List", pb.ListRequest, pb.ListResponse)
 STAT = _method("Stat", pb.StatRequest, pb.StatResponse)
+LOCK = _method("Lock", pb.LockRequest, pb.LockResponse)
+RENEW = _method("Renew", pb.RenewRequest, pb.RenewResponse)
+UNLOCK = _method("Unlock", pb.UnlockRequest, pb.UnlockResponse)
+LIST_LOCKS = _method("ListLocks", pb.ListLocksRequest, pb.ListLocksResponse)
 
 METHODS: Mapping[str, Method[Message, Message]] = {
     described.name: _method(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
@@ -19,6 +19,7 @@ from syncline.core.changes import Outcome
 from syncline.core.identity import Digest
 from syncline.errors import Invalid, TimedOut
 from syncline.ports.link import (
+    LOCKS,
     PROTOCOL,
     PROTOCOL_OLDEST,
     Committed,
@@ -27,9 +28,17 @@ from syncline.ports.link import (
     SnapshotBegin,
     SnapshotEnd,
     SnapshotPage,
+    WatchBegin,
     WatchEvent,
 )
-from syncline.rpc import convert_answers, convert_reads, convert_store, convert_watch
+from syncline.ports.locks import LockNews, LockTable
+from syncline.rpc import (
+    convert_answers,
+    convert_locks,
+    convert_reads,
+    convert_store,
+    convert_watch,
+)
 from syncline.rpc.convert_entries import located_to_pb
 from syncline.rpc.frames import ChunkPacker, ChunkUnpacker
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
@@ -67,6 +76,10 @@ class Servicer:
             "Watch": self.watch,
             "List": self.list,
             "Stat": self.stat,
+            "Lock": self.lock,
+            "Renew": self.renew,
+            "Unlock": self.unlock,
+            "ListLocks": self.list_locks,
         }
 
     async def hello(self, request: pb.HelloRequest, context: Context) -> pb.HelloResponse:
@@ -77,7 +90,7 @@ class Servicer:
                 PROTOCOL,
                 PROTOCOL_OLDEST,
                 __version__,
-                frozenset(),
+                frozenset({LOCKS}),
                 volume.id,
                 volume.facts.name,
                 volume.feed.head,
@@ -145,7 +158,9 @@ class Servicer:
             logger.info("watch_begin volume=%s replica=%s", name, begin.author.replica.hex())
             watcher = Watcher(begin.author)
             async with asyncio.TaskGroup() as tasks:
-                listener = tasks.create_task(_listen(requests, watcher))
+                listener = tasks.create_task(
+                    _listen(requests, watcher, partial(_renew, volume, begin))
+                )
                 events = watch(volume, begin)
                 async with aclosing(events):
                     async for event in events:
@@ -182,6 +197,40 @@ class Servicer:
             revision, found = await stat(volume, paths, at)
         return convert_reads.stat_answer_to_pb(revision, found)
 
+    async def lock(self, request: pb.LockRequest, context: Context) -> pb.LockResponse:
+        """Lock entries, now or after a wait."""
+        name, wanted = convert_locks.lock_request_from_pb(request)
+        volume = self._volumes.find(name)
+        with self._volumes.lock_waits.enter(context.peer()):
+            locks = await volume.user_locks.lock(wanted)
+        return pb.LockResponse(locks=[convert_locks.lock_to_pb(each) for each in locks])
+
+    async def renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
+        """Renew leases."""
+        name, author, tokens, ttl_s = convert_locks.renew_from_pb(request)
+        volume = self._volumes.find(name)
+        return convert_locks.renewed_to_pb(await volume.user_locks.renew(author, tokens, ttl_s))
+
+    async def unlock(self, request: pb.UnlockRequest, context: Context) -> pb.UnlockResponse:
+        """End locks."""
+        name, wanted = convert_locks.unlock_from_pb(request)
+        volume = self._volumes.find(name)
+        with self._volumes.lock_waits.enter(context.peer()):
+            return convert_locks.unlocked_to_pb(await volume.user_locks.unlock(wanted))
+
+    async def list_locks(
+        self, request: pb.ListLocksRequest, context: Context
+    ) -> AsyncIterator[pb.ListLocksResponse]:
+        """Send the locks on a path, below and above it."""
+        name, path = convert_locks.list_locks_from_pb(request)
+        volume = self._volumes.find(name)
+        with self._volumes.reads.enter(context.peer()):
+            locks = await volume.user_locks.listing(
+                volume.metadata, volume.id, volume.workers, path
+            )
+            for frame in convert_locks.list_locks_frames(locks):
+                yield frame
+
 
 async def _event_frames(
     volume: ServedVolume, event: Watched, *, wants_inline: bool
@@ -197,7 +246,7 @@ async def _event_frames(
             return await encoded(volume, event, encode, variant=False)
         case SnapshotPage():
             return await volume.workers.run(_encode, event)
-        case Heartbeat() | SnapshotBegin() | SnapshotEnd():
+        case Heartbeat() | SnapshotBegin() | SnapshotEnd() | LockTable() | LockNews():
             return list(convert_watch.event_frames(event))
 
 
@@ -205,7 +254,15 @@ def _encode(event: WatchEvent) -> list[bytes]:
     return [frame.SerializeToString() for frame in convert_watch.event_frames(event)]
 
 
-async def _listen(requests: AsyncIterator[pb.WatchRequest], watcher: Watcher) -> None:
+def _renew(volume: ServedVolume, begin: WatchBegin) -> None:
+    """Take a sign of life of a watcher for its leases."""
+    if begin.session is not None:
+        volume.user_locks.renew_session(begin.author, begin.session)
+
+
+async def _listen(
+    requests: AsyncIterator[pb.WatchRequest], watcher: Watcher, renew: Callable[[], None]
+) -> None:
     """Take note of a watcher's progress until it has no more to say.
 
     What breaks the protocol is left for the sender to say: gRPC takes no abort beside a write.
@@ -216,6 +273,7 @@ async def _listen(requests: AsyncIterator[pb.WatchRequest], watcher: Watcher) ->
         except Invalid as error:
             watcher.broken = error
             return
+        renew()
         logger.debug(
             "watch_progress replica=%s placed=%d pending=%d problems=%d",
             watcher.author.replica.hex(),

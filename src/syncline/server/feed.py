@@ -17,6 +17,10 @@ from weakref import ReferenceType, WeakValueDictionary
 from syncline.core.identity import Digest, Revision
 from syncline.core.table import Commit, Head
 from syncline.ports.link import PathChange
+from syncline.ports.locks import LockNews
+
+NEWS_MAX = 1024
+"""News of locks that are kept for slow watchers; who missed some gets the table of locks again."""
 
 ENTRY_COST_BYTES = 600
 REF_COST_BYTES = 250
@@ -62,6 +66,15 @@ class FeedItem:
         return objects + COPIES * size
 
 
+@dataclass(frozen=True, slots=True)
+class FeedNews:
+    """News of locks: their number, and the commit that they follow."""
+
+    number: int
+    after: Revision
+    news: LockNews
+
+
 class Feed:
     """The ring of one volume. One event loop owns it."""
 
@@ -73,6 +86,9 @@ class Feed:
         self._shared: WeakValueDictionary[Revision, FeedItem] = WeakValueDictionary()
         self._turns: WeakValueDictionary[Revision, asyncio.Lock] = WeakValueDictionary()
         self._news = asyncio.Event()
+        self._lock_news: deque[FeedNews] = deque(maxlen=NEWS_MAX)
+        self.news_count = 0
+        """How many news of locks there were."""
         self.is_closed = False
 
     def close(self) -> None:
@@ -90,8 +106,24 @@ class Feed:
         self._bytes += item.cost_bytes
         while self._bytes > self._bytes_max and self._ring:
             self._bytes -= self._ring.popleft().cost_bytes
+        self._wake()
+
+    def publish_news(self, news: LockNews) -> None:
+        """Append news of locks: they follow the head of now."""
+        self.news_count += 1
+        self._lock_news.append(FeedNews(self.news_count, self.head.revision, news))
+        self._wake()
+
+    def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+    def news_after(self, number: int) -> FeedNews | None:
+        """Return the news of locks that follow those of a number, when they are kept yet."""
+        if not self._lock_news:
+            return None
+        index = number + 1 - self._lock_news[0].number
+        return self._lock_news[index] if 0 <= index < len(self._lock_news) else None
 
     def after(self, revision: Revision) -> FeedItem | None:
         """Return the commit that follows `revision` when the ring still has it (F2)."""
@@ -112,14 +144,21 @@ class Feed:
         """Return the lock for work on one commit, so that the second in the line finds it done."""
         return self._turns.setdefault(revision, asyncio.Lock())
 
-    async def wait(self, revision: Revision, timeout_s: float | None) -> bool:
+    async def wait(
+        self, revision: Revision, timeout_s: float | None, news: int | None = None
+    ) -> bool:
         """Wait for a commit past `revision` or the end; tell whether one of them came in time.
 
-        `timeout_s` is in seconds over all that is published meanwhile; None waits for ever.
+        With `news`, wait for news of locks past that number too. `timeout_s` is in seconds over all
+        that is published meanwhile; None waits for ever.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while not self.is_closed and self.head.revision <= revision:
+                while (
+                    not self.is_closed
+                    and self.head.revision <= revision
+                    and (news is None or self.news_count <= news)
+                ):
                     await self._news.wait()
         except TimeoutError:
             return False

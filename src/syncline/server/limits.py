@@ -44,6 +44,30 @@ class Limits:
     lock_stall_s: float = 30.0
     """Without transfer progress for so long, a STORE's locks are dropped until its commit."""
 
+    user_locks_max: int = 4096
+    """User locks of a volume, those that are waited for too. One takes about 1 KiB of memory."""
+
+    user_locks_each_max: int = 512
+    """The same for one replica."""
+
+    user_lock_min_s: float = 1.0
+    """The shortest lease or life of a user lock: a shorter one would end between two renewals."""
+
+    user_lock_max_s: float = 86_400.0
+    """The longest life that a user lock may ask for; a holder that lives may go on after it."""
+
+    user_lock_wait_max_s: float = 3600.0
+    """How long a LOCK may wait, whatever it asks for."""
+
+    user_lock_grace_s: float = 30.0
+    """What holders get to come back after a restart of the server, above what they had left."""
+
+    lock_waits_max: int = 1024
+    """LOCK calls under way or waiting, of all clients."""
+
+    lock_waits_each_max: int = 64
+    """The same for one connection."""
+
     first_message_wait_s: float = 10.0
     """How long a new stream may be silent."""
 

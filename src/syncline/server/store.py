@@ -41,6 +41,7 @@ from syncline.server.answers import all_refused, corrected, trimmed
 from syncline.server.feed import FeedItem
 from syncline.server.operation_locks import HeldLocks
 from syncline.server.receive import Receiver
+from syncline.server.user_locks import Step
 from syncline.server.volume import ServedVolume
 
 MISSING_SHOWN_MAX = 64
@@ -93,19 +94,23 @@ async def store(volume: ServedVolume, proposal: Proposal, upload: Upload) -> Ans
     else:
         # A hop to another thread takes longer than to digest so little.
         _check_inline(proposal)
+    if volume.user_locks.concerns(proposal):
+        ended = await volume.workers.run(_beside_locks, volume, plan)
+        if ended is not None:
+            return ended
     wait_s = min(proposal.wait_s, volume.limits.lock_wait_max_s)
     async with volume.locks.hold(proposal.changes, proposal.author, proposal.op_id, wait_s) as held:
         for index, holder in held.refused.items():
-            plan.refused[index] = Refusal(RefusalCode.LOCKED, holder=holder)
+            plan.refused.setdefault(index, Refusal(RefusalCode.LOCKED, holder=holder))
         if any(_travels(proposal, change) for _, change in plan.standing()):
             await _receive(volume, plan, upload, held)
         blocker = await held.retake(wait_s)
         if blocker is not None:
             for index, _ in plan.standing():
                 plan.refused[index] = Refusal(RefusalCode.LOCKED, holder=blocker)
-        answer, _ = await volume.writer.submit(
+        answer, _, _ = await volume.writer.submit(
             lambda session: _commit(volume, session, plan),
-            after=lambda result: _publish(volume, result[1]),
+            after=lambda result: _publish(volume, result[1], result[2]),
         )
     if isinstance(answer, Invalid):
         raise answer
@@ -141,6 +146,23 @@ def check_bounds(proposal: Proposal) -> None:
     for change in proposal.changes:
         bounds.add(change, 0)
     bounds.finish()
+
+
+def _beside_locks(volume: ServedVolume, plan: _Plan) -> Answer | None:
+    """Refuse what user locks keep out, before anything is stored (S2).
+
+    Return the answer when nothing of it is left, or when it was given before: an operation that was
+    done must not be told that it is locked out.
+    """
+    with volume.metadata.read(volume.id) as reader:
+        remembered = _replay(reader, plan)
+        if remembered is not None:
+            return remembered
+        plan.refused.update(volume.user_locks.early(reader, plan.proposal))
+        head = reader.head()
+    if plan.refused and (plan.proposal.is_atomic or not plan.standing()):
+        return Answer(head.revision, all_refused(plan.proposal, plan.refused))
+    return None
 
 
 def _remembered(volume: ServedVolume, plan: _Plan) -> Answer | None:
@@ -245,24 +267,25 @@ def _decide_early(volume: ServedVolume, plan: _Plan) -> None:
 
 def _commit(
     volume: ServedVolume, session: WriteSession, plan: _Plan
-) -> tuple[Answer | Invalid, FeedItem | None]:
+) -> tuple[Answer | Invalid, FeedItem | None, Step | None]:
     """Decide and write, in the writer's thread and its session."""
     try:
         replayed = _replay(session, plan)
     except Invalid as error:
         # Nothing is written yet: a value, so that the session is not spoiled for the others.
-        return error, None
+        return error, None, None
     if replayed is not None:
-        return replayed, None
+        return replayed, None, None
     proposal = plan.proposal
     head = session.head()
     refused = dict(plan.refused)
     if not (proposal.is_atomic and refused):
         # Else nobody asked for chunks: it had come to nothing before that.
         refused.update(_missing(volume, session, plan))
+    refused.update(volume.user_locks.final(session, proposal))
     if proposal.is_atomic and refused:
         refused = corrected(session, refused, ())
-        return Answer(head.revision, all_refused(proposal, refused)), None
+        return Answer(head.revision, all_refused(proposal, refused)), None, None
     standing = [pair for pair in enumerate(proposal.changes) if pair[0] not in refused]
     revision = Revision(head.revision + 1)
     decision = decide(
@@ -277,11 +300,12 @@ def _commit(
     absent = volume.chunks.missing_in(session, inline)
     volume.chunks.append({digest: inline[digest] for digest in absent})
     if decision.is_empty:
-        return Answer(head.revision, ordered), None
+        return Answer(head.revision, ordered), None, None
     commit = _next_commit(head, proposal, decision, volume.clock.wall_ns())
     answer = Answer(revision, ordered)
     session.add_commit(commit, RememberedAnswer(plan.fingerprint, trimmed(answer)))
-    return answer, FeedItem(commit, inline)
+    step = volume.user_locks.follow(session, decision.entries, proposal.author)
+    return answer, FeedItem(commit, inline), step
 
 
 def _next_commit(head: Head, proposal: Proposal, decision: Decision, time_ns: int) -> Commit:
@@ -360,6 +384,7 @@ def _lacking_below(volume: ServedVolume, session: TableReader, content: Content)
     return []
 
 
-def _publish(volume: ServedVolume, item: FeedItem | None) -> None:
+def _publish(volume: ServedVolume, item: FeedItem | None, step: Step | None) -> None:
     if item is not None:
         volume.feed.publish(item)
+    volume.user_locks.tell(step)

@@ -17,7 +17,9 @@ from syncline.ports.metadata import MetadataStore, Volume
 from syncline.server.chunk_index import ChunkIndex
 from syncline.server.feed import Feed
 from syncline.server.limits import Budget, Gate, Limits
+from syncline.server.lock_service import UserLocks
 from syncline.server.operation_locks import LockQueue
+from syncline.server.user_locks import LockBook
 from syncline.server.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -45,11 +47,15 @@ class ServedVolume:
         self.workers = services.workers
         self.store = chunks
         self.chunks = ChunkIndex(services.metadata, facts.id, chunks)
-        self.writer = Writer(services.metadata, facts.id, self.chunks, services.writer_thread)
         self.locks = LockQueue(services.clock, stall_s=services.limits.lock_stall_s)
         with services.metadata.read(facts.id) as reader:
-            head = reader.head()
+            head, stored = reader.head(), reader.locks()
+            book = LockBook(reader, services.clock, services.limits)
         self.feed = Feed(head, bytes_max=services.limits.ring_bytes_max)
+        self.writer = Writer(services.metadata, facts.id, self.chunks, services.writer_thread, book)
+        self.user_locks = UserLocks(
+            book, stored, self.writer, self.feed, services.clock, services.limits
+        )
 
     @property
     def id(self) -> VolumeId:
@@ -66,11 +72,14 @@ class ServedVolume:
                 yield
             finally:
                 sweep.cancel()
+                self.user_locks.keep_times()
                 self.writer.close()
 
     async def _sweep(self) -> None:
+        every_s = min(1.0, self.limits.lock_stall_s / 4)
         while True:
-            await asyncio.sleep(min(1.0, self.limits.lock_stall_s / 4))
+            await asyncio.sleep(every_s)
+            self.user_locks.sweep(every_s)
             stalled = self.locks.sweep()
             if stalled:
                 logger.info("locks_dropped count=%d reason=stalled", stalled)
@@ -91,6 +100,9 @@ class VolumeSet:
         )
         self.watches = Gate(
             "WATCH streams", total_max=limits.watches_max, each_max=limits.watches_each_max
+        )
+        self.lock_waits = Gate(
+            "LOCKs", total_max=limits.lock_waits_max, each_max=limits.lock_waits_each_max
         )
 
     def find(self, name: str) -> ServedVolume:

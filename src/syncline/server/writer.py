@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from syncline.core.identity import VolumeId
 from syncline.errors import SynclineError, Unavailable
@@ -28,23 +28,39 @@ BATCH_MAX = 256
 """Jobs in one session: bounds how long the first of them waits for the last."""
 
 
+class Participant(Protocol):
+    """What follows sessions in the writer's thread, and must not keep what one did in vain."""
+
+    def begin(self) -> None:
+        """A session begins."""
+
+    def undo(self) -> None:
+        """The session came to nothing: take back all that its jobs did."""
+
+
 @dataclass(slots=True)
 class _Job(Generic[R]):
     work: Callable[[WriteSession], R]
     after: Callable[[R], None]
-    done: asyncio.Future[R]
+    done: asyncio.Future[R] | None
 
 
 class Writer:
     """Runs jobs against the write session; `run` must be running for `submit` to end."""
 
     def __init__(
-        self, metadata: MetadataStore, volume: VolumeId, chunks: ChunkIndex, thread: Executor
+        self,
+        metadata: MetadataStore,
+        volume: VolumeId,
+        chunks: ChunkIndex,
+        thread: Executor,
+        participant: Participant,
     ) -> None:
         self._metadata = metadata
         self._volume = volume
         self._chunks = chunks
         self._thread = thread
+        self._participant = participant
         self._jobs: list[_Job[object]] = []
         self._news = asyncio.Event()
         self._is_closed = False
@@ -63,6 +79,17 @@ class Writer:
         self._jobs.append(cast("_Job[object]", _Job(work, after, done)))
         self._news.set()
         return await done
+
+    def post(
+        self, work: Callable[[WriteSession], R], after: Callable[[R], None] = lambda _: None
+    ) -> None:
+        """Have `work` run as `submit` does, for nobody who waits; a failure is logged alone.
+
+        Does nothing when the server is stopping.
+        """
+        if not self._is_closed:
+            self._jobs.append(cast("_Job[object]", _Job(work, after, None)))
+            self._news.set()
 
     async def index_chunks(self) -> None:
         """Make chunks durable and known that no commit names yet, so that an upload can go on."""
@@ -102,14 +129,19 @@ class Writer:
                 return
         for job, result in zip(batch, results, strict=True):
             job.after(result)
-            if not job.done.done():
+            if job.done is not None and not job.done.done():
                 job.done.set_result(result)
 
     def _commit(self, batch: list[_Job[object]]) -> list[object]:
         """Do the whole batch in one session; chunks are durable before the rows that name them."""
-        with self._metadata.write(self._volume) as session:
-            results = [_work(job, session) for job in batch]
-            indexed = self._chunks.index_pending(session)
+        self._participant.begin()
+        try:
+            with self._metadata.write(self._volume) as session:
+                results = [_work(job, session) for job in batch]
+                indexed = self._chunks.index_pending(session)
+        except BaseException:
+            self._participant.undo()
+            raise
         self._chunks.settle(indexed)
         return results
 
@@ -132,5 +164,5 @@ def _work(job: _Job[object], session: WriteSession) -> object:
 
 def _fail(job: _Job[object], error: SynclineError) -> None:
     logger.warning("commit_failed code=%s", error.code)
-    if not job.done.done():
+    if job.done is not None and not job.done.done():
         job.done.set_exception(error)

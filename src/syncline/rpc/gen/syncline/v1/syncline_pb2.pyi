@@ -58,6 +58,7 @@ class _RefusalCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalCo
     REFUSAL_CODE_MISSING: _RefusalCode.ValueType  # 7
     REFUSAL_CODE_INVALID: _RefusalCode.ValueType  # 8
     REFUSAL_CODE_ATOMIC: _RefusalCode.ValueType  # 9
+    REFUSAL_CODE_LOCK_LOST: _RefusalCode.ValueType  # 10
 
 class RefusalCode(_RefusalCode, metaclass=_RefusalCodeEnumTypeWrapper): ...
 
@@ -71,6 +72,7 @@ REFUSAL_CODE_LOCKED: RefusalCode.ValueType  # 6
 REFUSAL_CODE_MISSING: RefusalCode.ValueType  # 7
 REFUSAL_CODE_INVALID: RefusalCode.ValueType  # 8
 REFUSAL_CODE_ATOMIC: RefusalCode.ValueType  # 9
+REFUSAL_CODE_LOCK_LOST: RefusalCode.ValueType  # 10
 Global___RefusalCode: _TypeAlias = RefusalCode  # noqa: Y015
 
 class _Effect:
@@ -114,6 +116,48 @@ RESET_REASON_NEWCOMER: ResetReason.ValueType  # 1
 RESET_REASON_HISTORY_CUT: ResetReason.ValueType  # 2
 RESET_REASON_CURSOR_TOO_OLD: ResetReason.ValueType  # 3
 Global___ResetReason: _TypeAlias = ResetReason  # noqa: Y015
+
+class _UnlockResult:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnlockResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnlockResult.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNLOCK_RESULT_UNSPECIFIED: _UnlockResult.ValueType  # 0
+    UNLOCK_RESULT_UNLOCKED: _UnlockResult.ValueType  # 1
+    UNLOCK_RESULT_BROKEN: _UnlockResult.ValueType  # 2
+    UNLOCK_RESULT_NOT_LOCKED: _UnlockResult.ValueType  # 3
+
+class UnlockResult(_UnlockResult, metaclass=_UnlockResultEnumTypeWrapper): ...
+
+UNLOCK_RESULT_UNSPECIFIED: UnlockResult.ValueType  # 0
+UNLOCK_RESULT_UNLOCKED: UnlockResult.ValueType  # 1
+UNLOCK_RESULT_BROKEN: UnlockResult.ValueType  # 2
+UNLOCK_RESULT_NOT_LOCKED: UnlockResult.ValueType  # 3
+Global___UnlockResult: _TypeAlias = UnlockResult  # noqa: Y015
+
+class _LockEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LockEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LockEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOCK_EFFECT_UNSPECIFIED: _LockEffect.ValueType  # 0
+    LOCK_EFFECT_GRANTED: _LockEffect.ValueType  # 1
+    LOCK_EFFECT_UNLOCKED: _LockEffect.ValueType  # 2
+    LOCK_EFFECT_EXPIRED: _LockEffect.ValueType  # 3
+    LOCK_EFFECT_BROKEN: _LockEffect.ValueType  # 4
+    LOCK_EFFECT_DELETED: _LockEffect.ValueType  # 5
+
+class LockEffect(_LockEffect, metaclass=_LockEffectEnumTypeWrapper): ...
+
+LOCK_EFFECT_UNSPECIFIED: LockEffect.ValueType  # 0
+LOCK_EFFECT_GRANTED: LockEffect.ValueType  # 1
+LOCK_EFFECT_UNLOCKED: LockEffect.ValueType  # 2
+LOCK_EFFECT_EXPIRED: LockEffect.ValueType  # 3
+LOCK_EFFECT_BROKEN: LockEffect.ValueType  # 4
+LOCK_EFFECT_DELETED: LockEffect.ValueType  # 5
+Global___LockEffect: _TypeAlias = LockEffect  # noqa: Y015
 
 @_typing.final
 class ChunkRef(_message.Message):
@@ -471,6 +515,7 @@ class StoreBegin(_message.Message):
     IS_ATOMIC_FIELD_NUMBER: _builtins.int
     IS_CONFIRMED_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     op_id: _builtins.bytes
     is_atomic: _builtins.bool
@@ -478,6 +523,10 @@ class StoreBegin(_message.Message):
     wait_ms: _builtins.int
     @_builtins.property
     def author(self) -> Global___Author: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockToken]:
+        """The user locks that the caller believes to hold; one that is lost refuses every change."""
+
     def __init__(
         self,
         *,
@@ -487,10 +536,11 @@ class StoreBegin(_message.Message):
         is_atomic: _builtins.bool = ...,
         is_confirmed: _builtins.bool = ...,
         wait_ms: _builtins.int = ...,
+        tokens: _abc.Iterable[Global___LockToken] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "is_atomic", b"is_atomic", "is_confirmed", b"is_confirmed", "op_id", b"op_id", "volume", b"volume", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "is_atomic", b"is_atomic", "is_confirmed", b"is_confirmed", "op_id", b"op_id", "tokens", b"tokens", "volume", b"volume", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -922,13 +972,21 @@ Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
 
 @_typing.final
 class Holder(_message.Message):
+    """Whose lock is in the way. With an entry it is a user lock, which may be on a directory above."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     AUTHOR_FIELD_NUMBER: _builtins.int
     SINCE_MS_FIELD_NUMBER: _builtins.int
     EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
     since_ms: _builtins.int
     expires_ms: _builtins.int
+    host: _builtins.str
+    reason: _builtins.str
+    entry: _builtins.bytes
     @_builtins.property
     def author(self) -> Global___Author: ...
     def __init__(
@@ -937,10 +995,13 @@ class Holder(_message.Message):
         author: Global___Author | None = ...,
         since_ms: _builtins.int = ...,
         expires_ms: _builtins.int = ...,
+        host: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        entry: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "expires_ms", b"expires_ms", "since_ms", b"since_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "entry", b"entry", "expires_ms", b"expires_ms", "host", b"host", "reason", b"reason", "since_ms", b"since_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1162,10 +1223,16 @@ class WatchBegin(_message.Message):
     FROM_HEAD_FIELD_NUMBER: _builtins.int
     WANTS_INLINE_FIELD_NUMBER: _builtins.int
     WANTS_PATHS_FIELD_NUMBER: _builtins.int
+    WANTS_LOCKS_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     from_head: _builtins.bool
     wants_inline: _builtins.bool
     wants_paths: _builtins.bool
+    wants_locks: _builtins.bool
+    """The table of locks and what happens to locks, in the order of the commits."""
+    session: _builtins.bytes
+    """Each progress renews the leases that this session of the author holds. Absent: none."""
     @_builtins.property
     def author(self) -> Global___Author: ...
     @_builtins.property
@@ -1181,10 +1248,12 @@ class WatchBegin(_message.Message):
         from_head: _builtins.bool = ...,
         wants_inline: _builtins.bool = ...,
         wants_paths: _builtins.bool = ...,
+        wants_locks: _builtins.bool = ...,
+        session: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "cursor", b"cursor", "from_head", b"from_head", "volume", b"volume", "wants_inline", b"wants_inline", "wants_paths", b"wants_paths"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "cursor", b"cursor", "from_head", b"from_head", "session", b"session", "volume", b"volume", "wants_inline", b"wants_inline", "wants_locks", b"wants_locks", "wants_paths", b"wants_paths"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1227,6 +1296,8 @@ class WatchResponse(_message.Message):
     SNAPSHOT_BEGIN_FIELD_NUMBER: _builtins.int
     SNAPSHOT_PAGE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    LOCK_TABLE_FIELD_NUMBER: _builtins.int
+    LOCK_NEWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def begin(self) -> Global___CommitBegin: ...
     @_builtins.property
@@ -1241,6 +1312,10 @@ class WatchResponse(_message.Message):
     def snapshot_page(self) -> Global___SnapshotPage: ...
     @_builtins.property
     def snapshot_end(self) -> Global___SnapshotEnd: ...
+    @_builtins.property
+    def lock_table(self) -> Global___LockTable: ...
+    @_builtins.property
+    def lock_news(self) -> Global___LockNews: ...
     def __init__(
         self,
         *,
@@ -1251,12 +1326,14 @@ class WatchResponse(_message.Message):
         snapshot_begin: Global___SnapshotBegin | None = ...,
         snapshot_page: Global___SnapshotPage | None = ...,
         snapshot_end: Global___SnapshotEnd | None = ...,
+        lock_table: Global___LockTable | None = ...,
+        lock_news: Global___LockNews | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end", "entries", b"entries", "heartbeat", b"heartbeat", "part", b"part", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_page", b"snapshot_page"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end", "entries", b"entries", "heartbeat", b"heartbeat", "lock_news", b"lock_news", "lock_table", b"lock_table", "part", b"part", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_page", b"snapshot_page"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end", "entries", b"entries", "heartbeat", b"heartbeat", "part", b"part", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_page", b"snapshot_page"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end", "entries", b"entries", "heartbeat", b"heartbeat", "lock_news", b"lock_news", "lock_table", b"lock_table", "part", b"part", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end", "snapshot_page", b"snapshot_page"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["begin", "entries", "end", "heartbeat", "snapshot_begin", "snapshot_page", "snapshot_end"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["begin", "entries", "end", "heartbeat", "snapshot_begin", "snapshot_page", "snapshot_end", "lock_table", "lock_news"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -1402,16 +1479,20 @@ class Heartbeat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEAD_FIELD_NUMBER: _builtins.int
+    HAS_DAMAGED_FIELD_NUMBER: _builtins.int
+    has_damaged: _builtins.bool
+    """The server knows that it lacks chunks: List tells of which files, a STORE of these fills them."""
     @_builtins.property
     def head(self) -> Global___Head: ...
     def __init__(
         self,
         *,
         head: Global___Head | None = ...,
+        has_damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_damaged", b"has_damaged", "head", b"head"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1605,3 +1686,474 @@ class StatResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatResult: _TypeAlias = StatResult  # noqa: Y015
+
+@_typing.final
+class UserLock(_message.Message):
+    """-- Locks -------------------------------------------------------------------
+
+    A lock on an entry (the id of the root: on the whole volume), as of when it was told.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GRANTED_NS_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    ENDS_MS_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    entry: _builtins.bytes
+    path: _builtins.bytes
+    token: _builtins.int
+    host: _builtins.str
+    session: _builtins.bytes
+    reason: _builtins.str
+    granted_ns: _builtins.int
+    """By the server's wall clock, for people."""
+    since_ms: _builtins.int
+    expires_ms: _builtins.int
+    """Over so soon unless it is renewed."""
+    ends_ms: _builtins.int
+    """Over so soon in any case."""
+    lease_ms: _builtins.int
+    """0: nobody needs to renew it."""
+    @_builtins.property
+    def author(self) -> Global___Author: ...
+    def __init__(
+        self,
+        *,
+        entry: _builtins.bytes = ...,
+        path: _builtins.bytes = ...,
+        token: _builtins.int = ...,
+        author: Global___Author | None = ...,
+        host: _builtins.str = ...,
+        session: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        granted_ns: _builtins.int = ...,
+        since_ms: _builtins.int = ...,
+        expires_ms: _builtins.int = ...,
+        ends_ms: _builtins.int = ...,
+        lease_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "ends_ms", b"ends_ms", "entry", b"entry", "expires_ms", b"expires_ms", "granted_ns", b"granted_ns", "host", b"host", "lease_ms", b"lease_ms", "path", b"path", "reason", b"reason", "session", b"session", "since_ms", b"since_ms", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserLock: _TypeAlias = UserLock  # noqa: Y015
+
+@_typing.final
+class LockToken(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    entry: _builtins.bytes
+    token: _builtins.int
+    def __init__(
+        self,
+        *,
+        entry: _builtins.bytes = ...,
+        token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockToken: _TypeAlias = LockToken  # noqa: Y015
+
+@_typing.final
+class LockTarget(_message.Message):
+    """An entry, or what is at a path at the head."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    path: _builtins.bytes
+    entry: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        path: _builtins.bytes = ...,
+        entry: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "path", b"path", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "path", b"path", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["path", "entry"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___LockTarget: _TypeAlias = LockTarget  # noqa: Y015
+
+@_typing.final
+class LockRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    WAIT_MS_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    session: _builtins.bytes
+    host: _builtins.str
+    reason: _builtins.str
+    lease_ms: _builtins.int
+    """0: nobody will renew it, it lasts for ttl_ms."""
+    ttl_ms: _builtins.int
+    """0: as long as the server allows."""
+    wait_ms: _builtins.int
+    @_builtins.property
+    def author(self) -> Global___Author: ...
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockTarget]: ...
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        author: Global___Author | None = ...,
+        session: _builtins.bytes = ...,
+        host: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        targets: _abc.Iterable[Global___LockTarget] | None = ...,
+        lease_ms: _builtins.int = ...,
+        ttl_ms: _builtins.int = ...,
+        wait_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "host", b"host", "lease_ms", b"lease_ms", "reason", b"reason", "session", b"session", "targets", b"targets", "ttl_ms", b"ttl_ms", "volume", b"volume", "wait_ms", b"wait_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockRequest: _TypeAlias = LockRequest  # noqa: Y015
+
+@_typing.final
+class LockResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserLock]: ...
+    def __init__(
+        self,
+        *,
+        locks: _abc.Iterable[Global___UserLock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locks", b"locks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockResponse: _TypeAlias = LockResponse  # noqa: Y015
+
+@_typing.final
+class RenewRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    ttl_ms: _builtins.int
+    """Let the locks last so long from now; 0: their end stays."""
+    @_builtins.property
+    def author(self) -> Global___Author: ...
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockToken]: ...
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        author: Global___Author | None = ...,
+        tokens: _abc.Iterable[Global___LockToken] | None = ...,
+        ttl_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "tokens", b"tokens", "ttl_ms", b"ttl_ms", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
+
+@_typing.final
+class RenewResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]: ...
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewResponse: _TypeAlias = RenewResponse  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_LOST_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    ENDS_MS_FIELD_NUMBER: _builtins.int
+    is_lost: _builtins.bool
+    expires_ms: _builtins.int
+    ends_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        is_lost: _builtins.bool = ...,
+        expires_ms: _builtins.int = ...,
+        ends_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_ms", b"ends_ms", "expires_ms", b"expires_ms", "is_lost", b"is_lost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
+
+@_typing.final
+class UnlockRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    IS_FORCED_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    host: _builtins.str
+    is_forced: _builtins.bool
+    @_builtins.property
+    def author(self) -> Global___Author: ...
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnlockTarget]: ...
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        author: Global___Author | None = ...,
+        host: _builtins.str = ...,
+        targets: _abc.Iterable[Global___UnlockTarget] | None = ...,
+        is_forced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "host", b"host", "is_forced", b"is_forced", "targets", b"targets", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockRequest: _TypeAlias = UnlockRequest  # noqa: Y015
+
+@_typing.final
+class UnlockTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    """0: whatever lock of the author is there."""
+    @_builtins.property
+    def target(self) -> Global___LockTarget: ...
+    def __init__(
+        self,
+        *,
+        target: Global___LockTarget | None = ...,
+        token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockTarget: _TypeAlias = UnlockTarget  # noqa: Y015
+
+@_typing.final
+class UnlockResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unlocked]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___Unlocked] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockResponse: _TypeAlias = UnlockResponse  # noqa: Y015
+
+@_typing.final
+class Unlocked(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
+    result: Global___UnlockResult.ValueType
+    @_builtins.property
+    def lock(self) -> Global___UserLock: ...
+    def __init__(
+        self,
+        *,
+        result: Global___UnlockResult.ValueType = ...,
+        lock: Global___UserLock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lock", b"lock", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unlocked: _TypeAlias = Unlocked  # noqa: Y015
+
+@_typing.final
+class ListLocksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    path: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        path: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLocksRequest: _TypeAlias = ListLocksRequest  # noqa: Y015
+
+@_typing.final
+class ListLocksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserLock]: ...
+    def __init__(
+        self,
+        *,
+        locks: _abc.Iterable[Global___UserLock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locks", b"locks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLocksResponse: _TypeAlias = ListLocksResponse  # noqa: Y015
+
+@_typing.final
+class LockTable(_message.Message):
+    """All locks, in one or more messages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCKS_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    is_last: _builtins.bool
+    @_builtins.property
+    def locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserLock]: ...
+    def __init__(
+        self,
+        *,
+        locks: _abc.Iterable[Global___UserLock] | None = ...,
+        is_last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_last", b"is_last", "locks", b"locks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockTable: _TypeAlias = LockTable  # noqa: Y015
+
+@_typing.final
+class LockChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECT_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    effect: Global___LockEffect.ValueType
+    @_builtins.property
+    def lock(self) -> Global___UserLock: ...
+    @_builtins.property
+    def by(self) -> Global___Author:
+        """Who ended it, where somebody did."""
+
+    def __init__(
+        self,
+        *,
+        effect: Global___LockEffect.ValueType = ...,
+        lock: Global___UserLock | None = ...,
+        by: Global___Author | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "lock", b"lock"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "effect", b"effect", "lock", b"lock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockChange: _TypeAlias = LockChange  # noqa: Y015
+
+@_typing.final
+class LockNews(_message.Message):
+    """What happened to locks at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockChange]: ...
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___LockChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LockNews: _TypeAlias = LockNews  # noqa: Y015

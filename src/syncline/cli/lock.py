@@ -1,0 +1,120 @@
+"""`syncline lock`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from syncline.cli.lock_options import TTL_S, duration
+from syncline.cli.options import ClientOptions, client_options, example, raw_path
+
+if TYPE_CHECKING:
+    from syncline.cli.exits import ExitCode
+    from syncline.cli.session import Session
+
+
+@click.command(
+    "lock",
+    epilog=example(
+        "syncline lock report.odt --reason 'new figures' --ttl 8h",
+        "syncline lock photos --wait 30s --hold -- sh -c 'syncline store photos'",
+    ),
+)
+@click.argument("arguments", nargs=-1, required=True, type=raw_path, metavar="PATH... [COMMAND]")
+@click.option("--reason", default="", metavar="TEXT", help="What others read beside the lock.")
+@click.option(
+    "--ttl", type=duration, metavar="TIME", help="The longest that it lasts. Default: 8h."
+)
+@click.option(
+    "--wait",
+    type=duration,
+    default=0.0,
+    metavar="TIME",
+    help="Wait for others so long. Default: not at all.",
+)
+@click.option(
+    "--hold",
+    is_flag=True,
+    help="Run what follows -- under the lock, and unlock when it ends, however it ends.",
+)
+@click.option(
+    "--lease",
+    type=duration,
+    metavar="TIME",
+    help="With --hold: when the lock ends after this command was killed or cut off. Default: 30s.",
+)
+@client_options
+def command(
+    arguments: tuple[bytes, ...],
+    reason: str,
+    ttl: float | None,
+    wait: float,
+    hold: bool,
+    lease: float | None,
+    options: ClientOptions,
+) -> int:
+    """Keep others from changing paths of a volume; a directory, with all that is below it.
+
+    Others can look and fetch. Several paths are locked together or not at all. With --hold, PATH...
+    and the command are parted by --: the lock ends with the command, whose exit code this one has.
+    """
+    from syncline.cli.session import run_client
+
+    split = _split(arguments) if hold else None
+    if split is None:
+        if lease is not None:
+            raise click.UsageError("--lease goes with --hold: nothing else renews a lease")
+        life_s = TTL_S if ttl is None else ttl
+        return run_client(options, lambda session: _lock(session, arguments, reason, life_s, wait))
+    paths, program = split
+    from syncline.cli.lock_hold import Wish
+    from syncline.cli.lock_hold import hold as hold_locks
+
+    wish = Wish(paths, reason, ttl, lease, wait)
+    ended: list[int] = []
+    code = run_client(options, lambda session: hold_locks(session, wish, program, ended))
+    return ended[0] if ended and code == 0 else code
+
+
+def _split(arguments: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Return the paths and the command, which click gives in one after it took away the `--`."""
+    import os
+    import sys
+
+    raw = [os.fsencode(each) for each in sys.argv]
+    if b"--" not in raw:
+        raise click.UsageError("--hold needs a command: write it after --, as in '--hold -- make'")
+    program = tuple(raw[raw.index(b"--") + 1 :])
+    paths = arguments[: len(arguments) - len(program)]
+    if not program or not paths:
+        raise click.UsageError("--hold needs a path before -- and a command after it")
+    return paths, program
+
+
+async def _lock(
+    session: Session, raws: tuple[bytes, ...], reason: str, ttl_s: float, wait_s: float
+) -> ExitCode:
+    from syncline.cli.exits import ExitCode
+    from syncline.cli.lock_options import duration_text
+    from syncline.cli.lock_records import lock_record
+    from syncline.cli.records import shown
+    from syncline.cli.session import link_to, remote_address
+    from syncline.compose.connect import author, host, lock_session
+    from syncline.core.user_locks import Owner
+    from syncline.ports.locks import LockWanted
+
+    who = author(session.config)
+    owner = Owner(who, host(), lock_session(who))
+    targets = tuple(remote_address(raw).path for raw in raws)
+    wanted = LockWanted(owner, targets, reason, 0.0, ttl_s, wait_s)
+    async with link_to(session) as link:
+        for located in await link.lock(wanted):
+            if session.output.is_json:
+                session.output.record({"result": "locked", **lock_record(located)})
+            else:
+                life = duration_text(located.ends_s)
+                session.output.line(
+                    f"locked     {shown(located.path)}  for {life}, token {located.lock.token}"
+                )
+    return ExitCode.OK

@@ -1,0 +1,546 @@
+"""User locks of a served volume: what is refused, who is woken, who is told, what restarts keep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from syncline.adapters.memory_chunks import MemoryChunkStore
+from syncline.adapters.memory_metadata import MemoryMetadataStore
+from syncline.compose.direct import DirectLink
+from syncline.core.changes import Author, Change, HeldToken, Proposal, Refusal, Token
+from syncline.core.identity import ReplicaId, Revision, VolumeId
+from syncline.core.names import RelPath
+from syncline.core.table import Cursor
+from syncline.core.user_locks import LockEffect, Owner, SessionId
+from syncline.errors import Invalid, Locked, NoSpace, NotFound, Throttled, Unavailable
+from syncline.ports.link import Committed, LockingLink, Progress, WatchBegin, WatchEvent
+from syncline.ports.locks import (
+    LocatedLock,
+    LockNews,
+    LockTable,
+    LockWanted,
+    UnlockResult,
+    UnlockTarget,
+    UnlockWanted,
+)
+from syncline.ports.metadata import WriteSession
+from syncline.rpc.link import GrpcLink
+from syncline.server.limits import Limits
+from syncline.server.volume import ServedVolume
+from tests.support.serving import (
+    ALICE,
+    BOB,
+    Backend,
+    Chunks,
+    SeededIds,
+    accepted,
+    codes,
+    propose,
+    rpc_server,
+    served,
+)
+from tests.support.trees import delete, id_of, move, put_directory, put_file
+from tests.support.wait import eventually
+
+NOTHING = Chunks()
+ANN = Owner(ALICE, "laptop", SessionId(b"a" * 16))
+BEN = Owner(BOB, "desk", SessionId(b"b" * 16))
+FAST = Limits(user_lock_min_s=0.05, lock_stall_s=0.2)
+"""Sweeps each 50 ms."""
+
+
+@pytest.fixture(params=["direct", "grpc"])
+async def link(request: pytest.FixtureRequest, volume: ServedVolume) -> AsyncIterator[LockingLink]:
+    if request.param == "direct":
+        yield DirectLink(volume)
+        return
+    async with rpc_server(volume) as address:
+        link = GrpcLink(address, "default", timeout_s=20.0)
+        yield link
+        await link.close()
+
+
+@pytest.fixture
+async def volume(ids: SeededIds) -> AsyncIterator[ServedVolume]:
+    """Serve a volume with `d/`, `d/f` and `x`, at revision 1."""
+    backend = Backend.in_memory()
+    async with served(backend, limits=FAST) as volume:
+        await planted(DirectLink(volume), ids)
+        yield volume
+    backend.close()
+
+
+@pytest.fixture
+def ids() -> SeededIds:
+    return SeededIds()
+
+
+async def planted(link: LockingLink, ids: SeededIds) -> None:
+    files = [put_directory("d"), put_file("f", 0, "d"), put_file("x")]
+    accepted(await link.store(propose(*files, ids=ids, inline=[b"content"]), NOTHING))
+
+
+def path(raw: str) -> RelPath:
+    return RelPath.parse(raw.encode())
+
+
+async def locked(
+    link: LockingLink,
+    who: Owner,
+    *paths: str,
+    lease_s: float = 0.0,
+    ttl_s: float = 600.0,
+    wait_s: float = 0.0,
+    reason: str = "",
+) -> Sequence[LocatedLock]:
+    wanted = LockWanted(who, tuple(map(path, paths)), reason, lease_s, ttl_s, wait_s)
+    return await link.lock(wanted)
+
+
+async def unlocked(
+    link: LockingLink, who: Owner, name: str, token: int = 0, *, is_forced: bool = False
+) -> UnlockResult:
+    targets = (UnlockTarget(path(name), Token(token)),)
+    [done] = await link.unlock(UnlockWanted(who.author, who.host, targets, is_forced))
+    return done.result
+
+
+def edit(label: str, base: int, parent: str, raw: bytes) -> Change:
+    return put_file(label, base, parent, content=raw)
+
+
+def under(proposal: Proposal, *locks: LocatedLock) -> Proposal:
+    tokens = tuple(HeldToken(each.lock.entry, each.lock.token) for each in locks)
+    return replace(proposal, tokens=tokens)
+
+
+async def no_progress() -> AsyncIterator[Progress]:
+    return
+    yield
+
+
+# -- what is refused -----------------------------------------------------------
+
+
+async def test_others_are_told_who_holds_it_and_the_owner_stores(
+    link: LockingLink, ids: SeededIds
+) -> None:
+    [lock] = await locked(link, ANN, "d", reason="figures")
+    assert (lock.path, lock.lock.token, lock.lock.owner) == (path("d"), 1, ANN)
+    change = edit("f", 1, "d", b"1")
+    answer = await link.store(propose(change, ids=ids, author=BOB, inline=[b"1"]), NOTHING)
+    [refusal] = answer.outcomes
+    assert isinstance(refusal, Refusal) and refusal.holder is not None
+    holder = refusal.holder
+    assert refusal.code.value == "locked" and answer.revision == 1
+    assert (holder.name, holder.host, holder.reason) == ("alice@laptop", "laptop", "figures")
+    assert holder.entry == id_of("d") and 590 < holder.expires_s <= 600
+    stored = await link.store(under(propose(change, ids=ids, inline=[b"1"]), lock), NOTHING)
+    assert accepted(stored) == [2]
+    deleted = await link.delete(propose(delete("f", 2), ids=ids, author=BOB))
+    assert codes(deleted) == ["locked"]
+
+
+async def test_what_is_not_locked_goes_on_beside_it_unless_it_is_atomic(
+    link: LockingLink, ids: SeededIds
+) -> None:
+    await locked(link, ANN, "d")
+    changes = [edit("f", 1, "d", b"1"), edit("x", 1, "/", b"1")]
+    whole = propose(*changes, ids=ids, author=BOB, inline=[b"1"], is_atomic=True)
+    assert codes(await link.store(whole, NOTHING)) == ["locked", "atomic"]
+    each = propose(*changes, ids=ids, author=BOB, inline=[b"1"])
+    assert codes(await link.store(each, NOTHING)) == ["locked", "ok"]
+
+
+async def test_a_lost_token_refuses_all_of_it_before_content_travels(
+    link: LockingLink, ids: SeededIds
+) -> None:
+    [lock] = await locked(link, ANN, "d")
+    await unlocked(link, ANN, "d")
+    source = Chunks()
+    content = source.content([b"large" * 20_000, b"and more" * 20_000])
+    changes = [replace(put_file("new"), content=content), edit("x", 1, "/", b"1")]
+    late = under(propose(*changes, ids=ids, inline=[b"1"]), lock)
+    assert codes(await link.store(late, source)) == ["lock_lost", "lock_lost"]
+    assert source.asked == []
+    [again] = await locked(link, ANN, "d")
+    assert again.lock.token == 2
+    assert codes(await link.store(under(late, lock), source)) == ["lock_lost", "lock_lost"]
+    stolen = under(propose(edit("x", 1, "/", b"1"), ids=ids, author=BOB, inline=[b"1"]), again)
+    assert codes(await link.store(stolen, NOTHING)) == ["lock_lost"]
+
+
+async def test_an_operation_that_was_done_is_answered_again_after_the_lock_is_lost(
+    link: LockingLink, ids: SeededIds
+) -> None:
+    [lock] = await locked(link, ANN, "x")
+    proposal = under(propose(edit("x", 1, "/", b"1"), ids=ids, inline=[b"1"]), lock)
+    accepted(await link.store(proposal, NOTHING))
+    await unlocked(link, ANN, "x")
+    again = await link.store(proposal, NOTHING)
+    assert again.is_replay and accepted(again) == [2]
+
+
+async def test_a_lock_that_comes_while_content_travels_is_seen_in_the_commit(
+    volume: ServedVolume, ids: SeededIds
+) -> None:
+    link = DirectLink(volume)
+    source = Chunks()
+    content = source.content([b"large" * 20_000, b"and more" * 20_000])
+
+    async def slow(digest: object) -> bytes:
+        assert isinstance(digest, bytes)
+        if not source.asked:
+            await locked(link, ANN, "d")
+        return await source(type(content.digest)(digest))
+
+    change = replace(put_file("new", 0, "d"), content=content)
+    answer = await link.store(propose(change, ids=ids, author=BOB), slow)
+    assert codes(answer) == ["locked"] and source.asked
+
+
+# -- calls -------------------------------------------------------------------
+
+
+async def test_all_or_none_and_clear_words_about_the_holder(link: LockingLink) -> None:
+    await locked(link, ANN, "d/f", reason="figures")
+    with pytest.raises(Locked) as refused:
+        await locked(link, BEN, "x", "d")
+    fields = refused.value.fields
+    assert fields["holder"] == "alice@laptop" and fields["host"] == "laptop"
+    assert fields["path"] == "d/f" and fields["reason"] == "figures"
+    assert [each.path async for each in link.locks(path(""))] == [path("d/f")]
+    with pytest.raises(NotFound):
+        await locked(link, BEN, "x", "nothing")
+    with pytest.raises(Invalid):
+        await locked(link, BEN, "x", ttl_s=10**6)
+    with pytest.raises(Invalid):
+        await locked(link, BEN, "x", lease_s=0.01)
+
+
+async def test_who_waits_is_woken_at_once_in_the_order_of_asking(link: LockingLink) -> None:
+    await locked(link, ANN, "x")
+    order: list[str] = []
+
+    async def wait(name: str) -> None:
+        who = replace(BEN, session=SessionId(name.encode() * 16))
+        [lock] = await locked(link, who, "x", wait_s=20.0)
+        order.append(name)
+        assert await unlocked(link, who, "x", lock.lock.token) is UnlockResult.UNLOCKED
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        for name in "abc":
+            tasks.create_task(wait(name))
+            await asyncio.sleep(0.05)
+        await unlocked(link, ANN, "x")
+    assert order == ["a", "b", "c"]
+
+
+async def test_a_wait_ends_with_the_holder_in_its_answer(link: LockingLink) -> None:
+    await locked(link, ANN, "x")
+    with pytest.raises(Locked, match="alice@laptop"):
+        await locked(link, BEN, "x", wait_s=0.1)
+    await unlocked(link, ANN, "x")
+    assert await locked(link, BEN, "x"), "nobody is left in the queue"
+
+
+async def test_a_call_that_is_gone_holds_nothing(volume: ServedVolume) -> None:
+    async with rpc_server(volume) as address:
+        other = GrpcLink(address, "default", timeout_s=20.0)
+        link = DirectLink(volume)
+        await locked(link, ANN, "x")
+
+        async def wait() -> None:
+            with pytest.raises(Unavailable):
+                await locked(other, BEN, "x", wait_s=20.0)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(wait())
+            await eventually(lambda: len(volume.user_locks.book.book.queue) == 1, "it waits")
+            await other.close()
+        await eventually(lambda: not volume.user_locks.book.book.queue, "the queue is left")
+        await unlocked(link, ANN, "x")
+        assert not volume.user_locks.locks
+
+
+async def test_a_server_that_stops_keeps_nobody_waiting(volume: ServedVolume) -> None:
+    link = DirectLink(volume)
+    await locked(link, ANN, "x")
+
+    async def wait() -> None:
+        with pytest.raises(Unavailable):
+            await locked(link, BEN, "x", wait_s=600.0)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        await eventually(lambda: len(volume.user_locks.book.book.queue) == 1, "it waits")
+        volume.user_locks.close()
+    await eventually(lambda: not volume.user_locks.book.book.queue, "the queue is left")
+
+
+async def test_anothers_lock_is_broken_by_force_alone_and_on_record(
+    link: LockingLink, volume: ServedVolume
+) -> None:
+    await locked(link, ANN, "x", reason="figures")
+    with pytest.raises(Locked):
+        await unlocked(link, BEN, "x")
+    assert await unlocked(link, BEN, "x", is_forced=True) is UnlockResult.BROKEN
+    assert await unlocked(link, BEN, "x", is_forced=True) is UnlockResult.NOT_LOCKED
+    with volume.metadata.read(volume.id) as reader:
+        [record] = reader.lock_breaks(10)
+        assert reader.locks() == []
+    assert (record.by, record.by_host, record.path) == (BOB, "desk", b"x")
+    assert (record.lock.owner, record.lock.reason, record.lock.token) == (ANN, "figures", 1)
+
+
+async def test_a_later_session_of_the_owner_may_unlock_but_not_take_over(
+    link: LockingLink,
+) -> None:
+    later = replace(ANN, session=SessionId(b"z" * 16))
+    [lock] = await locked(link, ANN, "x")
+    with pytest.raises(Locked):
+        await locked(link, later, "x")
+    assert await unlocked(link, later, "x", lock.lock.token + 1) is UnlockResult.NOT_LOCKED
+    assert await unlocked(link, later, "x") is UnlockResult.UNLOCKED
+
+
+async def test_limits_say_whose_they_are(ids: SeededIds) -> None:
+    backend = Backend.in_memory()
+    limits = Limits(user_locks_max=2, user_locks_each_max=1)
+    async with served(backend, limits=limits) as volume:
+        link = DirectLink(volume)
+        await planted(link, ids)
+        await locked(link, ANN, "x")
+        with pytest.raises(Throttled) as full:
+            await locked(link, ANN, "d")
+        assert full.value.fields == {"limit": "1", "scope": "client"}
+        await locked(link, BEN, "d/f")
+        cat = Owner(Author(ReplicaId(b"c" * 16), "cat"), "h", SessionId(b"c" * 16))
+        with pytest.raises(Throttled) as full:
+            await locked(link, cat, "d")
+        assert full.value.fields == {"limit": "2", "scope": "server"}
+    backend.close()
+
+
+# -- time --------------------------------------------------------------------
+
+
+async def test_a_lease_that_is_not_renewed_ends_and_a_renewed_one_goes_on(
+    link: LockingLink, volume: ServedVolume
+) -> None:
+    [kept] = await locked(link, ANN, "x", lease_s=2.0)
+    [lost] = await locked(link, ANN, "d", lease_s=0.1)
+    both = [HeldToken(each.lock.entry, each.lock.token) for each in (kept, lost)]
+    await eventually(lambda: len(volume.user_locks.locks) == 1, "the short one ends")
+    left, gone = await link.renew(ALICE, both)
+    assert left is not None and 1 < left.expires_s <= 2 and gone is None
+    assert await link.renew(BOB, both) == [None, None], "they are not his"
+    longer = await link.renew(ALICE, both[:1], 3000.0)
+    assert longer[0] is not None and 2990 < longer[0].ends_s <= 3000
+
+
+async def test_signs_of_life_on_a_watch_renew_and_silence_does_not(
+    volume: ServedVolume,
+) -> None:
+    async with rpc_server(volume) as address:
+        link = GrpcLink(address, "default", timeout_s=20.0)
+        await locked(link, ANN, "x", lease_s=0.4)
+        alive = asyncio.Event()
+
+        async def signs() -> AsyncIterator[Progress]:
+            for _ in range(20):
+                yield Progress(Cursor(Revision(0), None), 0, 0)
+                await asyncio.sleep(0.05)
+            alive.set()
+            await asyncio.Event().wait()
+
+        begin = WatchBegin(ALICE, None, from_head=True, wants_locks=True, session=ANN.session)
+        async with asyncio.timeout(20), aclosing(link.watch(begin, signs())) as events:
+            news = None
+            async for event in events:
+                if isinstance(event, LockNews):
+                    news = event
+                    break
+        assert alive.is_set(), "it lasted longer than its lease, as long as there were signs"
+        assert news is not None and news.changes[0].effect is LockEffect.EXPIRED
+        await link.close()
+
+
+# -- what is told --------------------------------------------------------------
+
+
+async def test_watchers_hear_of_locks_in_the_order_of_commits(
+    link: LockingLink, ids: SeededIds
+) -> None:
+    await locked(link, ANN, "x")
+    begin = WatchBegin(BOB, Cursor(Revision(1), None), wants_locks=True)
+    old = WatchBegin(BOB, Cursor(Revision(1), None))
+    events = link.watch(begin, no_progress())
+    seen: list[WatchEvent] = []
+    async with asyncio.timeout(20):
+        while not any(isinstance(event, LockTable) for event in seen):
+            seen.append(await anext(events))
+        table = seen[-1]
+        assert isinstance(table, LockTable) and [each.path for each in table.locks] == [path("x")]
+        for number in range(3):
+            content = str(number).encode()
+            change = edit("f", 1 if not number else 1 + number, "d", content)
+            accepted(await link.store(propose(change, ids=ids, inline=[content]), NOTHING))
+            await locked(link, ANN, "d")
+            await unlocked(link, ANN, "d")
+        accepted(await link.store(propose(delete("x", 1), ids=ids), NOTHING))
+        told: list[str] = []
+        while "deleted" not in told:
+            match await anext(events):
+                case Committed(commit):
+                    told.append(str(commit.revision))
+                case LockNews(changes):
+                    told += [change.effect.value for change in changes]
+                case _:
+                    pass
+        wanted = [[str(number), "granted", "unlocked"] for number in (2, 3, 4)]
+        assert told == [word for words in wanted for word in words] + ["5", "deleted"]
+        others = link.watch(old, no_progress())
+        plain = [await anext(others) for _ in range(5)]
+        assert not any(isinstance(event, LockTable | LockNews) for event in plain)
+
+
+async def test_who_missed_news_gets_the_table_again(volume: ServedVolume) -> None:
+    link = DirectLink(volume)
+    begin = WatchBegin(BOB, None, from_head=True, wants_locks=True)
+    events = link.watch(begin, no_progress())
+    async with asyncio.timeout(60):
+        while not isinstance(await anext(events), LockTable):
+            pass
+        for _ in range(520):
+            await locked(link, ANN, "x")
+            await unlocked(link, ANN, "x")
+        await locked(link, BEN, "d")
+        found = await anext(events)
+    assert isinstance(found, LockTable) and [each.path for each in found.locks] == [path("d")]
+
+
+async def test_the_list_has_what_is_on_a_path_below_and_above(
+    link: LockingLink, ids: SeededIds
+) -> None:
+    await locked(link, ANN, "d")
+    await locked(link, BEN, "x")
+    accepted(await link.store(propose(move("d", 1, "/", b"e"), ids=ids), NOTHING))
+    for name, expected in (("", ["e", "x"]), ("e", ["e"]), ("e/f", ["e"]), ("x", ["x"])):
+        assert [str(each.path) async for each in link.locks(path(name))] == expected
+    with pytest.raises(NotFound):
+        [each async for each in link.locks(path("d"))]
+
+
+# -- restarts ------------------------------------------------------------------
+
+
+async def test_a_restart_keeps_locks_tokens_and_what_was_left(
+    tmp_path: Path, ids: SeededIds
+) -> None:
+    backend = Backend.on_disk(tmp_path)
+    async with served(backend) as volume:
+        link = DirectLink(volume)
+        await planted(link, ids)
+        await locked(link, BEN, "d")
+        await unlocked(link, BEN, "d")
+        [lock] = await locked(link, ANN, "x", lease_s=60.0, ttl_s=600.0, reason="figures")
+    backend.close()
+    backend = Backend.on_disk(tmp_path)
+    grace = Limits(user_lock_grace_s=7.0)
+    async with served(backend, limits=grace) as volume:
+        link = DirectLink(volume)
+        [found] = [each async for each in link.locks(path(""))]
+        assert replace(found.lock, ticket=lock.lock.ticket) == lock.lock
+        assert 66 < found.expires_s <= 67 and 600 < found.ends_s <= 607
+        answer = await link.store(
+            propose(edit("x", 1, "/", b"1"), ids=ids, author=BOB, inline=[b"1"]), NOTHING
+        )
+        assert codes(answer) == ["locked"]
+        mine = under(propose(edit("x", 1, "/", b"1"), ids=ids, inline=[b"1"]), lock)
+        assert accepted(await link.store(mine, NOTHING)) == [2]
+        [fresh] = await locked(link, BEN, "d")
+        assert fresh.lock.token == 3, "no token is given twice"
+    backend.close()
+
+
+# -- contention ----------------------------------------------------------------
+
+
+async def test_two_clients_contend_for_one_path_and_none_starves(
+    volume: ServedVolume, ids: SeededIds
+) -> None:
+    rounds, holders, turns = 150, 0, []
+    base = 1
+
+    async def work(link: LockingLink, who: Owner) -> None:
+        nonlocal holders, base
+        for _ in range(rounds):
+            [lock] = await locked(link, who, "x", wait_s=30.0)
+            holders += 1
+            assert holders == 1, "two hold it at one time"
+            content = str(len(turns)).encode()
+            change = edit("x", base, "/", content)
+            proposal = propose(change, ids=ids, author=who.author, inline=[content])
+            [base] = accepted(await link.store(under(proposal, lock), NOTHING))
+            turns.append(who.host)
+            holders -= 1
+            await unlocked(link, who, "x", lock.lock.token)
+
+    async with rpc_server(volume) as address:
+        links = [GrpcLink(address, "default", timeout_s=30.0) for _ in range(2)]
+        async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
+            for link, who in zip(links, (ANN, BEN), strict=True):
+                tasks.create_task(work(link, who))
+        for link in links:
+            await link.close()
+    assert len(turns) == 2 * rounds
+    changed = sum(one != other for one, other in pairwise(turns))
+    assert changed > rounds, "they take turns while both want it"
+
+
+# -- a disk that is full ---------------------------------------------------------
+
+
+class FullDisk(MemoryMetadataStore):
+    """A store that keeps nothing while it is full."""
+
+    is_full = False
+
+    @contextmanager
+    def write(self, volume: VolumeId) -> Iterator[WriteSession]:
+        with super().write(volume) as session:
+            yield session
+            if self.is_full:
+                raise NoSpace("the disk is full", where="server")
+
+
+async def test_what_could_not_be_written_did_not_happen(ids: SeededIds) -> None:
+    metadata = FullDisk()
+    backend = Backend(None, metadata, MemoryChunkStore())
+    async with served(backend, limits=FAST) as volume:
+        link = DirectLink(volume)
+        await planted(link, ids)
+        await locked(link, ANN, "x", lease_s=0.1)
+        await locked(link, ANN, "d")
+        metadata.is_full = True
+        with pytest.raises(NoSpace):
+            await locked(link, BEN, "d/f")
+        with pytest.raises(NoSpace):
+            await unlocked(link, ANN, "d")
+        await eventually(lambda: bool(volume.user_locks.times.of(Token(1)).ends_s == 0), "over")
+        assert set(volume.user_locks.locks) == {id_of("x"), id_of("d")}
+        metadata.is_full = False
+        await eventually(lambda: set(volume.user_locks.locks) == {id_of("d")}, "it ends after all")
+        with pytest.raises(Locked):
+            await locked(link, BEN, "d/f")
+        [lock] = await locked(link, BEN, "x")
+        assert lock.lock.token == 3, "no token went to what did not happen"
+    backend.close()
