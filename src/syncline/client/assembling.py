@@ -23,7 +23,8 @@ from syncline.core.manifests import ChunkRef, Content, check_unfolded, decode_pi
 from syncline.errors import Corrupt, LocalFailure
 
 SMALL_BYTES_MAX = 1024 * 1024
-"""Contents up to this size are held in memory and placed in batches; larger ones are staged."""
+"""Contents up to this size are read once, held in memory, and sent and placed in batches; larger
+ones are read again to be sent, travel by themselves and are staged."""
 
 
 def is_small(content: Content) -> bool:

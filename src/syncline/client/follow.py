@@ -30,6 +30,7 @@ from syncline.ports.link import (
     WatchBegin,
     WatchEvent,
 )
+from syncline.ports.locks import LockNews, LockTable
 
 SILENCE_S = 30.0
 """A server sends heartbeats more often than this; a link silent for longer is taken for dead."""
@@ -124,6 +125,8 @@ async def _events(
                         "from its head",
                         revision=str(position),
                     )
+                case LockTable() | LockNews():
+                    raise ProtocolBroken("the server tells of locks that nobody asked for")
                 case _:
                     assert_never(event)
     finally:

@@ -26,6 +26,9 @@ OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 """O_NONBLOCK: a FIFO that took a file's place must not hold the reader for ever."""
 
+SYNCS_MAX = 8
+"""Up to so many files or directories are synced one by one; more, by one sync of the file system,
+which may have to write what others left dirty."""
 
 STAGED_PREFIX = b".syncline-"
 STAGED_SUFFIX = b".part"

@@ -19,6 +19,7 @@ from blake3 import blake3
 from syncline.client.local import (
     OPEN_DIRECTORY,
     OPEN_FILE,
+    SYNCS_MAX,
     Directories,
     is_staged,
     join_local,
@@ -42,10 +43,6 @@ from syncline.core.entries import Kind
 from syncline.core.identity import Digest, digest_of
 from syncline.errors import SynclineError
 from syncline.ports.report import PathOutcome, Result
-
-SYNCS_MAX = 8
-"""Up to so many files or directories are synced one by one; more, by one sync of the file system,
-which may have to write what others left dirty."""
 
 READ_BYTES = 1024 * 1024
 

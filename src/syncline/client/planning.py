@@ -20,6 +20,7 @@ from syncline.errors import (
     Exists,
     Invalid,
     Locked,
+    LockLost,
     NotEmpty,
     NotFound,
     Stale,
@@ -168,6 +169,9 @@ def refusal_error(refusal: Refusal, path: RelPath) -> SynclineError:
     match refusal.code:
         case RefusalCode.LOCKED:
             return _locked(refusal, shown)
+        case RefusalCode.LOCK_LOST:
+            text = f"'{shown}': the lock that this was to be done under is lost; {refusal.detail}"
+            return LockLost(text, path=shown)
         case RefusalCode.STALE:
             text = f"'{shown}' is changed by others faster than it can be written; try again"
             return Stale(text, path=shown, current=current)
@@ -194,10 +198,21 @@ def _locked(refusal: Refusal, shown: str) -> Locked:
     holder = refusal.holder
     if holder is None:
         return Locked(f"'{shown}' is locked by another writer; try again", path=shown)
+    fields = {
+        "path": shown,
+        "holder": holder.name,
+        "since_s": f"{holder.since_s:.3f}",
+        "expires_s": f"{holder.expires_s:.3f}",
+    }
+    said = f"'{shown}' is locked by {holder.name}"
+    if holder.entry is None:
+        return Locked(f"{said} since {holder.since_s:.0f} s; try again", **fields)
+    reason = f" ({holder.reason})" if holder.reason else ""
     return Locked(
-        f"'{shown}' is locked by {holder.name} since {holder.since_s:.0f} s; try again",
-        path=shown,
-        holder=holder.name,
-        since_s=f"{holder.since_s:.3f}",
-        expires_s=f"{holder.expires_s:.3f}",
+        f"{said} on {holder.host}{reason} since {holder.since_s:.0f} s, for at most"
+        f" {holder.expires_s:.0f} s more; see 'syncline locks'",
+        **fields,
+        host=holder.host,
+        reason=holder.reason,
+        entry=holder.entry.hex(),
     )

@@ -27,22 +27,18 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.local import OPEN_FILE, Directories, local_error
 from syncline.client.walk import Found, Lost, Step, not_regular
 from syncline.core.entries import MODE_MASK, Kind
+from syncline.core.fingerprints import GRAIN_NS
 from syncline.core.identity import Digest, digest_of
 from syncline.core.manifests import CONTENT_BYTES_MAX, INLINE_BYTES_MAX, Content, single_chunk
 from syncline.core.names import escape
 from syncline.errors import LocalFailure, SynclineError, TooLarge
 from syncline.ports.chunker import Chunked, Chunker
 
-HELD_BYTES_MAX = 1024 * 1024
-"""Up to this size content is read once and held until it is stored; larger is read again."""
-
 READS_MAX = 4
-GRAIN_NS = 20_000_000
-"""Two writes inside one tick of the kernel's clock (at most 10 ms) can leave one and the same time:
-a file that is younger than two ticks is let grow older before it is read."""
 
 SECOND_LOOK_S = 0.1
 """Between two readings of a file that somebody has open for writing: far longer than a write call
@@ -181,7 +177,7 @@ def _read_file(found: Found, fd: int, chunker: Chunker) -> Ready:
             before = _settled(fd, found.local)
             if before is None:
                 continue
-            is_held = before.st_size <= HELD_BYTES_MAX
+            is_held = before.st_size <= SMALL_BYTES_MAX
             is_open = _is_open_for_writing(fd)
             held = _read_whole(fd, before.st_size) if is_held else None
             chunked = _chunk(fd, held, chunker)
@@ -238,7 +234,7 @@ def _is_read_again(fd: int, digest: Digest) -> bool:
     time.sleep(SECOND_LOOK_S)
     hasher = blake3()
     offset = 0
-    while piece := os.pread(fd, HELD_BYTES_MAX, offset):
+    while piece := os.pread(fd, SMALL_BYTES_MAX, offset):
         hasher.update(piece)
         offset += len(piece)
     return Digest(hasher.digest()) == digest

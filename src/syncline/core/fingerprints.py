@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 from syncline.core.trees import State
 
+GRAIN_NS = 20_000_000
+"""Kernels stamp times with the tick of their clock, at most 10 ms (HZ=100): two writes inside one
+tick can leave one and the same time. What is younger than two ticks proves nothing yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -25,10 +29,6 @@ class Fingerprint:
     mtime_ns: int
     ctime_ns: int
     is_provisional: bool = False
-
-    def is_same_thing(self, other: Fingerprint) -> bool:
-        """Tell whether two fingerprints are of one inode, which was not freed in between."""
-        return (self.inode, self.born_ns) == (other.inode, other.born_ns)
 
     def is_unchanged(self, other: Fingerprint) -> bool:
         """Tell whether content, mode and times are the same, as far as times can tell."""

@@ -47,13 +47,22 @@ def parse_patterns(raw: bytes) -> Patterns:
     bad = []
     for number, line in enumerate(raw.removeprefix(_BOM).split(b"\n"), 1):
         text = line.removesuffix(b"\r").decode("utf-8", "surrogateescape")
-        try:
-            GitIgnoreSpec.from_lines([text])
-        except (ValueError, re.error):
-            bad.append(BadLine(number, escape(line)))
-        else:
+        if _is_well(text):
             lines.append(text)
+        else:
+            bad.append(BadLine(number, escape(line)))
     return Patterns(GitIgnoreSpec.from_lines(lines), tuple(bad))
+
+
+def _is_well(text: str) -> bool:
+    """Tell whether a line is a pattern, a comment or blank."""
+    try:
+        patterns = list(GitIgnoreSpec.from_lines([text]).patterns)
+    except (ValueError, re.error):
+        return False
+    is_silent = text.startswith("#") or not text.strip()
+    # `[a`, which is never closed, is taken for a line that says nothing.
+    return is_silent or any(pattern.include is not None for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)

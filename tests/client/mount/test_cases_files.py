@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.client.mount.read import HELD_BYTES_MAX
+from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.core.entries import Kind
 from tests.support.pair import beside, mounts
 from tests.support.realtree import MIB, ODD_TIMES_NS, write_random
@@ -188,7 +188,7 @@ def _rewrite(path: bytes, size: int, times: int) -> None:
 
 @pytest.mark.parametrize("size", [MIB // 2, 6 * MIB], ids=["held-in-memory", "streamed"])
 async def test_no_mixture_of_two_versions_is_stored(tmp_path: Path, size: int) -> None:
-    assert (size > HELD_BYTES_MAX) == (size == 6 * MIB)
+    assert (size > SMALL_BYTES_MAX) == (size == 6 * MIB)
     async with mounts(tmp_path, "ann", "ben") as both:
         ann, ben = both.all
         ann.write(b"f", b"\xff" * size)

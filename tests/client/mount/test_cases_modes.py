@@ -6,12 +6,15 @@ import os
 import random
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from syncline.ports.mount_control import WaitEnd
+from syncline.core.names import RelPath
+from syncline.ports.mount_control import MountProblem, WaitEnd
 from tests.support.pair import Mounted, modes_obeyed, mounts
+from tests.support.wait import eventually
 
 QUIET_S = 4.0
 """Shorter than the pause after which what could not be read is tried again."""
@@ -73,6 +76,57 @@ async def test_file_that_becomes_a_fifo_is_gone_elsewhere(tmp_path: Path) -> Non
         await both.settle()
         assert ben.names() == {b"kept"}
         assert ann.problems() == {b"f": "special"}
+
+
+async def test_bad_ignore_rule_is_a_problem_until_it_is_mended(tmp_path: Path) -> None:
+    async with mounts(tmp_path, "ann", "ben") as both:
+        ann, ben = both.all
+        ann.mkdir(b"d")
+        ann.save(b"d/.synclineignore", b"*.tmp\n[z-a]\n")
+        ann.write(b"d/a.tmp", b"ignored")
+        # The path itself is in sync, and so is all the rest.
+        await both.settle()
+        told = MountProblem(
+            RelPath.parse(b"d/.synclineignore"), "ignore_rule", "line 2 is no pattern: '[z-a]'"
+        )
+        for mount in both.all:
+            await _shows(mount, told)
+        assert b"d/a.tmp" not in ben.names()
+        ann.rename(b"d", b"e")
+        await both.settle()
+        for mount in both.all:
+            await _shows(mount, replace(told, path=RelPath.parse(b"e/.synclineignore")))
+        ben.save(b"e/.synclineignore", b"*.tmp\n")
+        await both.settle()
+        for mount in both.all:
+            await _shows(mount)
+        ben.save(b"e/.synclineignore", b"!\n")
+        await both.settle()
+        ben.remove(b"e/.synclineignore")
+        await both.settle()
+        for mount in both.all:
+            await _shows(mount)
+
+
+async def test_bad_ignore_rule_goes_with_its_directory(tmp_path: Path) -> None:
+    async with mounts(tmp_path, "ann", "ben") as both:
+        ann, ben = both.all
+        ann.write(b"d/.synclineignore", b"!\n")
+        ann.write(b"kept", b"content")
+        await both.settle_equal()
+        await eventually(lambda: all(mount.problems() for mount in both.all), "the rule is told")
+        ben.remove(b"d")
+        await both.settle_equal()
+        for mount in both.all:
+            await _shows(mount)
+
+
+async def _shows(mount: Mounted, *problems: MountProblem) -> None:
+    """Wait until it shows these problems and is in sync."""
+    await eventually(
+        lambda: tuple(mount.shown_problems()) == problems, f"{mount.name} shows {problems}"
+    )
+    await mount.rest()
 
 
 # -- modes -----------------------------------------------------------------------

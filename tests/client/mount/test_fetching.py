@@ -17,7 +17,7 @@ from syncline.adapters.fastcdc import FastCdcChunker
 from syncline.adapters.posix_files import PosixFiles
 from syncline.client.mount.contents import Contents
 from syncline.client.mount.fetching import Fetcher
-from syncline.client.mount.growing import content_name, digest_in, part_name
+from syncline.client.mount.growing import content_name, part_name
 from syncline.client.mount.mounted_file import MountedFile
 from syncline.core.identity import digest_of
 from syncline.core.manifests import (
@@ -515,46 +515,7 @@ async def test_too_many_open_files_cost_no_progress(
     assert link.asked == [digest_of(b"two")]
 
 
-# -- letting go --------------------------------------------------------------
-
-
-async def test_what_is_not_wanted_any_more_is_dropped(
-    link: ScriptedLink, disk: Disk, stored: Stored
-) -> None:
-    content = await stored.content([b"one", b"two"])
-    fetched = Fetched(link, disk)
-    await fetched.large(content)
-    fetched.fetcher.drop(content.digest)
-    assert names(disk.own.staging) == set()
-    assert fetched.fetcher.staged(content.digest) is None
-    write(disk.own.staging, part_name(content.digest), b"one")
-    write(disk.own.staging, content_name(content.digest), b"onetwo")
-    before = disk.open_handles
-    fetched.fetcher.drop(content.digest)
-    assert names(disk.own.staging) == set()
-    write(disk.own.staging, content_name(content.digest), b"a user's")
-    fetched.fetcher.drop(content.digest)
-    assert names(disk.own.staging) == set()
-    assert len(names(disk.own.displaced)) == 1
-    assert disk.open_handles == before
-
-
-async def test_all_that_nobody_wants_is_dropped_and_nothing_else(
-    link: ScriptedLink, disk: Disk, stored: Stored
-) -> None:
-    contents = [await stored.content([b"one", b"%d" % number]) for number in range(3)]
-    fetched = Fetched(link, disk)
-    for content in contents:
-        await fetched.large(content)
-    write(disk.own.staging, part_name(digest_of(b"partly")), b"part")
-    write(disk.own.staging, part_name(digest_of(b"wanted")), b"want")
-    write(disk.own.staging, b"place-0123", b"of the applier")
-    fetched.fetcher.drop_all_but([contents[1].digest, digest_of(b"wanted")])
-    assert names(disk.own.staging) == {
-        content_name(contents[1].digest),
-        part_name(digest_of(b"wanted")),
-        b"place-0123",
-    }
+# -- what is staged ----------------------------------------------------------
 
 
 async def test_a_staged_content_with_the_mode_of_its_entry_is_still_found(
@@ -583,14 +544,6 @@ async def test_what_the_applier_took_is_not_staged_any_more(
     assert await fetched.large(content) == b"onetwo"
     [kept] = names(disk.own.displaced)
     assert read(disk.own.displaced, kept) == b"a user's"
-
-
-def test_names_of_staged_contents_are_told_from_others() -> None:
-    digest = digest_of(b"content")
-    assert digest_in(content_name(digest)) == digest
-    assert digest_in(part_name(digest)) == digest
-    assert digest_in(b"0" * 63) is None
-    assert digest_in(content_name(digest) + b".tmp") is None
 
 
 @pytest.mark.parametrize("operation", ["create", "file.write", "file.sync"])

@@ -12,6 +12,7 @@ from syncline.adapters.sqlite_mount_state import SqliteMountState
 from syncline.client.mount.problems import exceptions_shown
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import ROOT_ID, ReplicaId
+from syncline.core.ignore import IGNORE_NAME, BadLine
 from syncline.core.names import Name
 from syncline.core.trees import state_of
 from syncline.ports.mount_control import MountProblem
@@ -51,11 +52,32 @@ def test_what_cannot_be_synced_is_shown_and_what_is_ignored_is_not(state: MountS
         session.set_obstacle((id_of("d"), Name(b"old")), Obstacle(ObstacleReason.UNREAD))
         session.set_obstacle((id_of("d"), Name(b"cache")), IGNORED)
     with state.session() as session:
-        assert shown(exceptions_shown(session)) == [
+        assert shown(exceptions_shown(session, {})) == [
             ("d/old", "unread", ""),
             ("d/secret", "unread", "permission denied"),
             ("fifo", "special", "a FIFO"),
         ]
+
+
+def test_bad_rules_are_told_by_their_lines_with_a_bound(state: MountState) -> None:
+    long = BadLine(7, "[" + "a" * 100)
+    lines = [BadLine(2, "!"), BadLine(5, "[z-a]"), long, BadLine(8, "!"), BadLine(9, "!")]
+    with state.session() as session:
+        for entry in (directory("d"), file("f", "d", IGNORE_NAME)):
+            session.set_local(entry.id, Seen(state_of(entry)))
+        rules = {id_of("d"): lines, ROOT_ID: lines[:1], id_of("gone"): lines}
+        assert shown(exceptions_shown(session, rules)) == [
+            (".synclineignore", "ignore_rule", "line 2 is no pattern: '!'"),
+            (
+                "d/.synclineignore",
+                "ignore_rule",
+                "line 2 is no pattern: '!', line 5 is no pattern: '[z-a]', line 7 is no pattern:"
+                f" '[{'a' * 39}...', and 2 more",
+            ),
+        ]
+        session.set_held(id_of("f"), Held(is_ignored=False, detail="permission denied"))
+        codes = [code for _, code, _ in shown(exceptions_shown(session, rules))]
+        assert codes == ["ignore_rule", "unread", "ignore_rule"]
 
 
 def test_ignored_things_are_not_read(tmp_path: Path) -> None:
@@ -82,6 +104,6 @@ def _steps(state: SqliteMountState) -> int:
     assert state._connection is not None
     state._connection.set_progress_handler(step, 1)
     with state.session() as session:
-        assert exceptions_shown(session) == ()
+        assert exceptions_shown(session, {}) == ()
     state._connection.set_progress_handler(None, 1)
     return steps

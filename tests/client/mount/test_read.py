@@ -9,11 +9,10 @@ from dataclasses import replace
 import pytest
 
 from syncline.adapters.fastcdc import FastCdcChunker
+from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount.mounted_file import Above, MountedFile
 from syncline.client.mount.read import (
     CHANGING_LOOK_S,
-    HELD_BYTES_MAX,
-    SECOND_LOOK_S,
     Busy,
     Failed,
     Gone,
@@ -22,8 +21,8 @@ from syncline.client.mount.read import (
     ReadResult,
     mtime_of,
     read,
-    read_file,
 )
+from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.entries import MTIME_NS_MAX
 from syncline.core.identity import ROOT_ID, EntryId, digest_of
 from syncline.core.names import Name
@@ -32,7 +31,7 @@ from tests.support.simulation.disk import Operation, SimulatedDisk
 from tests.support.simulation.files import SimulatedFiles
 from tests.support.simulation.user_side import User
 
-LARGE = bytes(range(256)) * (3 * HELD_BYTES_MAX // 256) + b"tail"
+LARGE = bytes(range(256)) * (3 * SMALL_BYTES_MAX // 256) + b"tail"
 
 
 class Reader:
@@ -82,7 +81,7 @@ def test_content_digest_status_and_fingerprint(reader: Reader, content: bytes) -
     result = done(reader.read())
     assert result.content.digest == digest_of(content)
     assert result.content.size == result.status.size == len(content)
-    assert (result.held == content) if len(content) <= HELD_BYTES_MAX else (result.held is None)
+    assert (result.held == content) if len(content) <= SMALL_BYTES_MAX else (result.held is None)
     assert result.fingerprint.inode == result.status.inode
     assert result.fingerprint.born_ns != 0
     assert not result.fingerprint.is_provisional
@@ -103,15 +102,6 @@ def test_a_large_file_is_let_grow_older_first(reader: Reader) -> None:
     assert 0 < result.in_s <= 0.02
     reader.settle(result.in_s)
     assert not done(reader.read()).fingerprint.is_provisional
-
-
-def test_a_directory_that_is_open_gives_the_same(reader: Reader) -> None:
-    reader.user.write(b"d/f", b"text")
-    reader.settle()
-    directory = reader.root.enter(b"d")
-    result = read_file(directory, reader.reading, FastCdcChunker(), DiskClock(reader.disk))
-    directory.close()
-    assert done(result).held == b"text"
 
 
 class TestWriters:

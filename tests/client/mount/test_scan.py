@@ -12,6 +12,7 @@ from syncline.core.names import Name
 from syncline.ports.mount_state import Held, ObstacleReason
 from syncline.ports.watcher import Mark
 from tests.support.scanning import World, make_world
+from tests.support.trees import id_of
 
 
 @pytest.fixture
@@ -29,6 +30,11 @@ def recorded(world: World) -> World:
 def held(world: World) -> dict[EntryId, Held]:
     with world.scanned.state.session() as session:
         return dict(session.held())
+
+
+def bad_rules(world: World) -> set[tuple[EntryId, int]]:
+    rules = world.scanned.scanner.bad_rules
+    return {(id, bad.number) for id, lines in rules.items() for bad in lines}
 
 
 def paths(world: World) -> set[bytes]:
@@ -300,9 +306,34 @@ class TestIgnoring:
         world.check()
 
     def test_bad_lines_are_told(self, world: World) -> None:
+        world.user.mkdir(b"d")
         world.user.write(b".synclineignore", b"ok\n!\n")
+        world.user.write(b"d/.synclineignore", b"[a\n")
         recorded(world)
-        assert [(id, bad.number) for id, bad in world.scanned.scanner.bad_rules] == [(ROOT_ID, 2)]
+        below = world.scanned.id(b"d")
+        assert bad_rules(world) == {(ROOT_ID, 2), (below, 1)}
+        world.user.write(b".synclineignore", b"ok\n")
+        world.scanned.rest()
+        assert bad_rules(world) == {(below, 1)}
+        world.scanned.scanner.relabel(below, id_of("other"))
+        assert bad_rules(world) == {(id_of("other"), 1)}
+
+    @pytest.mark.parametrize("is_everywhere", [False, True])
+    def test_bad_lines_in_what_is_ignored_are_told_no_more(
+        self, world: World, is_everywhere: bool
+    ) -> None:
+        world.user.mkdir(b"d")
+        world.user.mkdir(b"d/e")
+        world.user.write(b"d/e/.synclineignore", b"!\n")
+        recorded(world)
+        assert bad_rules(world) == {(world.scanned.id(b"d/e"), 1)}
+        world.user.write(b".synclineignore", b"d\n")
+        if is_everywhere:
+            world.pass_time(1)
+            world.scanned.look_everywhere()
+        world.scanned.rest()
+        world.check()
+        assert bad_rules(world) == set()
 
 
 class TestBudget:

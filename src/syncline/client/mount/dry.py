@@ -5,7 +5,7 @@ Nothing is written into the directory or sent to the server; the state is a copy
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 
 from syncline.client.mount import remote
@@ -19,7 +19,8 @@ from syncline.client.mount.scan import Scanner
 from syncline.client.mount.views import closed_view
 from syncline.client.mount.walker import path_wanted
 from syncline.core.changes import Change, Delete, Move, PutFile
-from syncline.core.identity import NO_REVISION
+from syncline.core.identity import NO_REVISION, EntryId
+from syncline.core.ignore import BadLine
 from syncline.core.plans import (
     Alter,
     Create,
@@ -115,7 +116,7 @@ def _plan(parts: Parts) -> PlanShown:
                 return PlanShown(halt=halt)
         root = parts.files.open_root()
         try:
-            _scan(parts, session, root)
+            bad_rules = _scan(parts, session, root)
         finally:
             root.close()
         view = closed_view(session, parts.ids.entry(), has_case=parts.mount.abilities.has_case)
@@ -124,7 +125,7 @@ def _plan(parts: Parts) -> PlanShown:
         steps = [*_uploads(session, plan), *_downloads(session, plan.placing)]
         return PlanShown(
             tuple(steps),
-            (*problems, *exceptions_shown(session)),
+            (*problems, *exceptions_shown(session, bad_rules)),
             check_deletes(
                 plan.deletes,
                 plan.removals,
@@ -135,13 +136,17 @@ def _plan(parts: Parts) -> PlanShown:
         )
 
 
-def _scan(parts: Parts, session: MountSession, root: Directory) -> None:
+def _scan(
+    parts: Parts, session: MountSession, root: Directory
+) -> Mapping[EntryId, Sequence[BadLine]]:
+    """Record what is in the mount; return the lines of ignore rules that mean nothing."""
     scanner = Scanner(root, parts.watcher, parts.ids, parts.clock)
     looked = scanner.look_everywhere(session)
     while looked.readings or looked.is_cut:
         results = [read(root, each, parts.chunker, parts.clock) for each in looked.readings]
         scanner.record(session, results)
         looked = scanner.look(session, ())
+    return scanner.bad_rules
 
 
 def _confirmed(session: MountSession, plan: Plan) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -24,21 +24,22 @@ from syncline.client.local import local_error
 from syncline.client.mount.contents import Contents
 from syncline.client.mount.fetching import Fetcher
 from syncline.client.mount.following import Connect, Connected, Follower
-from syncline.client.mount.goals import Goal, Goals
+from syncline.client.mount.goals import Goals
 from syncline.client.mount.halting import cut_halt, denied_halt, volume_halt
+from syncline.client.mount.lane import loop_s, pauses
 from syncline.client.mount.looking import Looking
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.patience import Patience
 from syncline.client.mount.phases import Halted, Phases, Planned, ids_of
 from syncline.client.mount.place import Placed
-from syncline.client.mount.problems import BY_DESIGN
 from syncline.client.mount.receiving import Gathered, Receiving
 from syncline.client.mount.remote import FeedMismatch, HistoryCut
 from syncline.client.mount.send import Sender
 from syncline.client.mount.sending import Sending
 from syncline.client.mount.tidings import Tidings
+from syncline.client.mount.waiting import Waits
 from syncline.client.steady import Backoff
-from syncline.core.identity import EntryId, Revision, digest_of
+from syncline.core.identity import Revision, digest_of
 from syncline.core.names import RelPath
 from syncline.core.plans import Placing
 from syncline.core.safety import Halt, HaltReason
@@ -68,8 +69,10 @@ LINGER_LOOK_S = 1.0
 
 GATHER_S = 0.25
 PLACE_S = 1.0
-ASK_S = 0.1
 REPAIRS_MAX = 3
+
+TROUBLE_S = 1.0
+"""The first pause after trouble with a disk."""
 
 LOCK_WAIT_S = 10.0
 """How long a STORE may wait for another writer; then the change waits here."""
@@ -132,6 +135,7 @@ class Engine:
         self.sending = Sending(*parts, self.patience, self.tidings, self.replan)
         self.receiving = Receiving(*parts, self.contents, self.patience, self.tidings, self.replan)
         self.looking = Looking(phases, lanes.thread, lanes.reads, self.contents, self.wake)
+        self.waits = Waits(self.goals, phases, lanes.thread, self.looking, self.follower, self.wake)
         self._group: asyncio.TaskGroup
         self._needs_plan = True
         self._has_news = False
@@ -141,8 +145,7 @@ class Engine:
         self._retry_s: float | None = None
         self.trouble: MountProblem | None = None
         self._is_unsynced = False
-        self._forgotten: list[bytes] = []
-        self._pauses = _pauses()
+        self._pauses = pauses(TROUBLE_S)
         self._is_cycling = True
         self._taken = asyncio.Event()
         self._sender: Sender | None = None
@@ -171,7 +174,7 @@ class Engine:
             self._group.create_task(
                 self.follower.run(lambda: self.phases.facts.cursor), name="follower"
             )
-            self.sending.keep_unknown(await self._thread(self.phases.unanswered), self._now_s())
+            self.sending.keep_unknown(await self._thread(self.phases.unanswered), loop_s())
             if self.halt is None:
                 self.follower.allow()
             while True:
@@ -190,7 +193,7 @@ class Engine:
 
     async def _pause(self) -> None:
         """Wait for something to do."""
-        now_s = self._now_s()
+        now_s = loop_s()
         due: list[float | None] = []
         if self.halt is None:
             due += [self._retry_s, self._replan_s()]
@@ -212,7 +215,7 @@ class Engine:
         if not self._needs_plan or not self._may_plan():
             return None
         if self.sending.is_small_free:
-            return self._now_s()
+            return loop_s()
         # What was sent is planned anew when it is answered; only news are worth a plan before.
         return self._patient_until_s() if self._has_news else None
 
@@ -231,19 +234,19 @@ class Engine:
             await self._hear()
             if self.halt is None:
                 await self._observe()
-                if self._retry_s is not None and self._retry_s <= self._now_s():
+                if self._retry_s is not None and self._retry_s <= loop_s():
                     self._needs_plan, self._retry_s = True, None
                 for lane in (self.sending, self.receiving):
-                    self._needs_plan |= lane.is_pause_over(self._now_s())
+                    self._needs_plan |= lane.is_pause_over(loop_s())
                 replan_s = self._replan_s()
-                if replan_s is not None and replan_s <= self._now_s():
+                if replan_s is not None and replan_s <= loop_s():
                     await self._plan_and_act()
             elif self.halt.reason in MASS_REASONS:
                 await self._look_on()
             await self._finish_cycle()
             if self.trouble is not None:
                 logger.info("mount_trouble_over")
-                self.trouble, self._pauses = None, _pauses()
+                self.trouble, self._pauses = None, pauses(TROUBLE_S)
         except Halted as halted:
             await self.pull(halted.halt)
         except (NoSpace, LocalFailure, OSError) as error:
@@ -295,6 +298,8 @@ class Engine:
                     self._note_news()
                 if any(isinstance(each, Committed | Heartbeat | SnapshotEnd) for each in told):
                     self.follower.thrive()
+                if any(isinstance(each, Heartbeat) for each in told):
+                    self.looking.check_root()
                 if any(isinstance(each, Committed) for each in told):
                     self._repairs = 0
         except FeedMismatch as error:
@@ -361,19 +366,11 @@ class Engine:
 
     async def _observe(self) -> None:
         """Look at what was marked, and take in what was read."""
-        now_s = self._now_s()
+        now_s = loop_s()
         noticed = self.parts.watcher.take()
         self._taken.set()
         self.looking.marks.add(self.sending.take_looks(), now_s)
-        # A sentinel may be among what was lost; the scan that follows sees what it stood for.
-        tokens = (goal.token for goal in self.goals.all) if noticed.is_overflown else ()
-        noticed_goals = self.goals.notice([*noticed.sentinels, *tokens], now_s)
-        self._forgotten += [goal.token for goal in noticed_goals]
-        if noticed_goals and self.phases.scanner.is_watch_exhausted:
-            self.looking.scan()
-        if self._forgotten:
-            forgotten, self._forgotten = self._forgotten, []
-            await self._thread(self.phases.drop_sentinels, forgotten)
+        await self.waits.notice(noticed, now_s)
         if await self.looking.observe(noticed, now_s, self._group):
             self._note_news()
 
@@ -399,12 +396,12 @@ class Engine:
         )
 
     async def _plan_and_act(self) -> None:
-        started_s = self._now_s()
+        started_s = loop_s()
         self._needs_plan = self._has_news = False
         busy = self.sending.busy | self.patience.waiting(started_s)
         self._retry_s = self.patience.next_s(started_s)
         planned = await self._thread(self.phases.plan, busy, may_send=self._may_send())
-        self._planned_s = self._now_s()
+        self._planned_s = loop_s()
         self._plan_took_s = self._planned_s - started_s
         self.planned = planned
         self.patience.keep_only(planned.ids)
@@ -414,7 +411,7 @@ class Engine:
             self.sending.start(planned, self._sender, self._group, self._patient_until_s())
             self.receiving.start(planned, self._fetcher, self._group)
         elif planned.first is not None:
-            self.sending.keep_unknown([planned.first.op], self._now_s())
+            self.sending.keep_unknown([planned.first.op], loop_s())
         if planned.slices:
             await self._place(planned)
         await self.receiving.tidy(planned)
@@ -434,13 +431,13 @@ class Engine:
                 self.phases.place, actions, contents, following[0] if following else ()
             )
             self._note_placed(actions, placed, planned)
-            if following and self._now_s() >= patient_until_s and self._is_anything_due():
+            if following and loop_s() >= patient_until_s and self._is_anything_due():
                 self.replan()
                 return
 
     async def _contents_of(self, actions: Sequence[Placing], planned: Planned) -> Gathered | None:
         """Return the contents of a slice; None when there are news to look at before they came."""
-        started_s = self._now_s()
+        started_s = loop_s()
         patient_s = max(GATHER_S, REPLAN_SHARE * self._plan_took_s)
         while True:
             gathering = self._gathering or self._begin_gathering(actions, planned)
@@ -450,7 +447,7 @@ class Engine:
                 self._gathering = None
                 if for_actions is actions:
                     return task.result()
-            elif self._now_s() - started_s >= patient_s and self._is_anything_due():
+            elif loop_s() - started_s >= patient_s and self._is_anything_due():
                 return None
 
     def _is_anything_due(self) -> bool:
@@ -458,7 +455,7 @@ class Engine:
         due_s = min(
             (s for s in (self.looking.marks.next_s(), self._retry_s) if s is not None), default=None
         )
-        return self._wake.is_set() or (due_s is not None and due_s <= self._now_s())
+        return self._wake.is_set() or (due_s is not None and due_s <= loop_s())
 
     def _begin_gathering(
         self, actions: Sequence[Placing], planned: Planned
@@ -471,7 +468,7 @@ class Engine:
         return self._gathering
 
     def _note_placed(self, actions: Sequence[Placing], placed: Placed, planned: Planned) -> None:
-        now_s = self._now_s()
+        now_s = loop_s()
         self.patience.forgive(placed.entries)
         self.goals.confirm(placed.entries)
         settled = placed.entries | set(placed.lacking)
@@ -498,12 +495,12 @@ class Engine:
     # -- the end of a cycle --------------------------------------------------------
 
     async def _finish_cycle(self) -> None:
-        now_s = self._now_s()
+        now_s = loop_s()
         await self.sending.forget_unknown(now_s)
         marks, self.dirty, self.entries = await self._thread(self.phases.settle)
         self.looking.marks.add(marks, now_s)
         if self.goals.all:
-            await self._judge_goals()
+            await self.waits.judge(self.planned, self._is_idle, is_halted=self.halt is not None)
         if not self.dirty and self.sending.is_idle:
             self.contents.clear()
         facts = self.phases.facts
@@ -538,74 +535,7 @@ class Engine:
 
     async def wait(self) -> WaitEnd:
         """Return when what the user did before is stored, and what the server has now is placed."""
-        loop = asyncio.get_running_loop()
-        goal = Goal(self.parts.ids.op().hex().encode(), loop.create_future())
-        self.goals.all.append(goal)
-        try:
-            await self._send_sentinel(goal)
-            await self._ask_head(goal)
-            self._wake.set()
-            return await goal.end
-        finally:
-            self.goals.all.remove(goal)
-            self._forgotten.append(goal.token)
-            self._wake.set()
-
-    async def _send_sentinel(self, goal: Goal) -> None:
-        """Make the sentinel; where that cannot be, a look at everything takes its place."""
-        try:
-            is_watched = await self._thread(self.phases.make_sentinel, goal.token)
-        except OSError as error:
-            logger.warning("no_sentinel error=%s", error.strerror)
-            is_watched = False
-        if not is_watched:
-            goal.seen_s = self._now_s()
-            self.looking.scan()
-
-    async def _ask_head(self, goal: Goal) -> None:
-        """Learn the server's head of now, as soon as there is a server."""
-        while goal.head is None and not goal.end.done():
-            link = self.follower.link
-            if link is not None:
-                try:
-                    goal.head = (await link.hello()).head.revision
-                    return
-                except SynclineError as error:
-                    logger.debug("head_not_told code=%s", error.code)
-            await asyncio.sleep(ASK_S)
-
-    async def _judge_goals(self) -> None:
-        if self.halt is not None:
-            self.goals.finish_all(WaitEnd.HALTED)
-            return
-        cursor = self.phases.facts.cursor
-        ready = [
-            goal
-            for goal in self.goals.all
-            if goal.seen_s is not None
-            and goal.head is not None
-            and cursor is not None
-            and cursor.revision >= goal.head
-            and (goal.ids is not None or self.looking.is_settled(goal.seen_s))
-        ]
-        if not ready:
-            return
-        dirty = await self._thread(self.phases.dirty)
-        by_design = self._by_design()
-        for goal in ready:
-            goal.ids = (dirty if goal.ids is None else goal.ids & dirty) - by_design
-            if not goal.ids:
-                goal.finish(WaitEnd.IN_SYNC if self._is_clean() else WaitEnd.PROBLEMS)
-            elif self._is_idle():
-                # What is left waits for a user.
-                goal.finish(WaitEnd.PROBLEMS)
-
-    def _by_design(self) -> set[EntryId]:
-        planned = self.planned.problems if self.planned is not None else ()
-        return {id for id, problem in planned if problem.code in BY_DESIGN}
-
-    def _is_clean(self) -> bool:
-        return all(problem.code in BY_DESIGN for problem in self.phases.exceptions)
+        return await self.waits.wait()
 
     async def pull(self, halt: Halt) -> None:
         """Pull the brakes; a root that is not the known one ends the engine."""
@@ -632,11 +562,3 @@ class Engine:
 
     async def _thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.lanes.thread.run(work, *args, **kwargs)
-
-    def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()
-
-
-def _pauses() -> Iterator[float]:
-    """Yield how long to wait after trouble with a disk, again and again."""
-    return Backoff(first_s=1.0, most_s=30.0, jitter=lambda: 0.0).pauses()

@@ -8,7 +8,7 @@ F3  A repetition after a broken connection goes on where the first call ended.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -20,10 +20,7 @@ from syncline.client.mount.growing import (
     GrowingFile,
     Sign,
     content_name,
-    digest_in,
     find,
-    part_name,
-    remove,
     sign_of,
 )
 from syncline.client.mount.handles import Handles
@@ -115,28 +112,6 @@ class Fetcher:
         known = self._signs.get(digest)
         status = self._own.staging.look(content_name(digest)) if known is not None else None
         return content_name(digest) if status is not None and sign_of(status) == known else None
-
-    def drop(self, digest: Digest) -> None:
-        """Remove what is staged of a content, whole or not; blocks, raises OSError.
-
-        A call of `large` for it must have ended or been cancelled. What an earlier run left is read
-        first: another content under that name is kept.
-        """
-        lock = self._lock_of(digest)
-        handles = Handles()
-        try:
-            if find(digest, self._own, self._signs.pop(digest, None), lock, handles) is not None:
-                remove(self._own, content_name(digest), lock)
-        finally:
-            handles.close()
-        remove(self._own, part_name(digest), lock)
-
-    def drop_all_but(self, wanted: Collection[Digest]) -> None:
-        """Remove what is staged of contents that nobody wants any more; see `drop`."""
-        found = {digest_in(name) for name, _ in self._own.staging.list()}
-        for digest in found:
-            if digest is not None and digest not in wanted:
-                self.drop(digest)
 
     # -- a large content -------------------------------------------------------
 

@@ -11,7 +11,6 @@ R4  Whoever works on one content holds its lock, so that work that was given up 
 
 from __future__ import annotations
 
-import re
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,8 +32,6 @@ from syncline.ports.files import Directory, File, FileKind, Status
 PART_SUFFIX = b".part"
 READ_BYTES = 1024 * 1024
 
-_NAME = re.compile(rb"([0-9a-f]{64})(\.part)?")
-
 
 def content_name(digest: Digest) -> bytes:
     """Return the name of a whole staged content."""
@@ -44,12 +41,6 @@ def content_name(digest: Digest) -> bytes:
 def part_name(digest: Digest) -> bytes:
     """Return the name of a staged content that grows."""
     return content_name(digest) + PART_SUFFIX
-
-
-def digest_in(name: bytes) -> Digest | None:
-    """Return the digest that the name of a staged content tells, whole or not; None for others."""
-    found = _NAME.fullmatch(name)
-    return Digest(bytes.fromhex(found[1].decode())) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +219,6 @@ def find(
                 return sign_of(status)
         _put_away(own, name, found)
         return None
-
-
-def remove(own: OwnDirectory, name: bytes, lock: Lock) -> None:
-    """Remove a staged file that may be gone; raise OSError."""
-    with lock, suppress(FileNotFoundError):
-        own.staging.remove(name)
 
 
 def _digest(file: Guarded) -> Digest:

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from syncline.client.steady import Backoff
 from syncline.errors import SynclineError
 
+FIRST_S = 0.1
+"""The first pause after trouble with the server."""
+
 
 class Lane:
     """The pause and the error of one kind of lanes; for the control task's loop."""
@@ -19,7 +22,7 @@ class Lane:
     def __init__(self) -> None:
         self.pause_until_s: float | None = None
         """When the server is to be asked again; None: at once."""
-        self._pauses: Iterator[float] = _pauses()
+        self._pauses = pauses(FIRST_S)
         self._error: SynclineError | OSError | None = None
 
     def connected(self) -> None:
@@ -28,11 +31,11 @@ class Lane:
 
     def well(self) -> None:
         """Note that the server did as it was asked."""
-        self._pauses = _pauses()
+        self._pauses = pauses(FIRST_S)
 
     def pause(self) -> None:
         """Note that it did not."""
-        self.pause_until_s = asyncio.get_running_loop().time() + next(self._pauses)
+        self.pause_until_s = loop_s() + next(self._pauses)
 
     def is_pause_over(self, now_s: float) -> bool:
         """Tell, once, that a pause ended."""
@@ -52,5 +55,11 @@ class Lane:
             raise error
 
 
-def _pauses() -> Iterator[float]:
-    return Backoff(first_s=0.1, most_s=30.0, jitter=lambda: 0.0).pauses()
+def pauses(first_s: float) -> Iterator[float]:
+    """Yield how long to wait after trouble, again and again: each time longer, at most 30 s."""
+    return Backoff(first_s, most_s=30.0, jitter=lambda: 0.0).pauses()
+
+
+def loop_s() -> float:
+    """Return the time of the running loop, which all times of the control task are of."""
+    return asyncio.get_running_loop().time()

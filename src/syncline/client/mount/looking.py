@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from syncline.client.mount.contents import Contents
+from syncline.client.mount.lane import loop_s
 from syncline.client.mount.marks import Marks
 from syncline.client.mount.phases import Phases, reads_of
 from syncline.client.mount.read import Read, Reading, ReadResult
@@ -58,6 +59,7 @@ class Looking:
         """Since when, at the longest, something that is being read was marked."""
         self._is_scan_due = True
         self._is_scan_cut = False
+        self._is_root_due = False
         self._started_s = self._ended_s = self._took_s = 0.0
 
     @property
@@ -74,6 +76,10 @@ class Looking:
         self._is_scan_due = True
         self._wake()
 
+    def check_root(self) -> None:
+        """Look at the root itself soon: an unmount makes no event."""
+        self._is_root_due = True
+
     def begin_anew(self) -> None:
         """Look at everything from its start, whatever was under way."""
         self._is_scan_due, self._is_scan_cut = True, False
@@ -82,7 +88,7 @@ class Looking:
         """Return when there is something to do."""
         if self._reading >= READINGS_MAX:
             return None
-        now_s = _now_s()
+        now_s = loop_s()
         due = [self._scan_s(), self.marks.next_s(), now_s if self._is_scan_cut else None]
         return min((each for each in due if each is not None), default=None)
 
@@ -90,7 +96,7 @@ class Looking:
         if self._is_scan_cut:
             return None
         if self._is_scan_due:
-            return _now_s()
+            return loop_s()
         every_s = SCAN_S
         if self._phases.scanner.is_watch_exhausted:
             every_s = max(DEGRADED_SCAN_S, 20 * self._took_s)
@@ -117,18 +123,21 @@ class Looking:
             waiting = await self._thread.run(self._phases.record, results)
             # What was marked when it was first looked at still is, for those who wait.
             reads = reads_of(results)
-            self.marks.wait(waiting, _now_s(), _places(reads), since_s)
+            self.marks.wait(waiting, loop_s(), _places(reads), since_s)
             self._keep(reads)
         if self._reading < READINGS_MAX:
             looks = self.marks.take(now_s)
-            if looks or self._is_scan_due or self._is_scan_cut or noticed.is_root_gone:
+            is_work = bool(looks) or self._is_scan_due or self._is_scan_cut or noticed.is_root_gone
+            # Nobody who waits is told that all is well of a root that is not there any more (B1).
+            if is_work or self._is_root_due or noticed.sentinels:
+                self._is_root_due = False
                 await self._look(looks, group)
-                is_any = True
+                is_any |= is_work
         if not self.is_scanned and not self.is_scanning:
             for relabel in await self._thread.run(self._phases.finish_first_scan):
                 self.marks.relabel(relabel.local_id, relabel.id)
             self.is_scanned = is_any = True
-            logger.info("scanned seconds=%.1f", _now_s() - self._started_s)
+            logger.info("scanned seconds=%.1f", loop_s() - self._started_s)
         return is_any
 
     async def _look(self, looks: Sequence[Look], group: asyncio.TaskGroup) -> None:
@@ -136,20 +145,20 @@ class Looking:
         if is_everywhere:
             self._is_scan_due = False
             self.marks.clear(looks)
-            self._started_s = _now_s()
+            self._started_s = loop_s()
         was_cut = self._is_scan_cut
         observed = await self._thread.run(self._phases.look, looks, is_everywhere=is_everywhere)
         self._is_scan_cut = observed.is_cut
         if (is_everywhere or was_cut) and not observed.is_cut:
-            self._ended_s = _now_s()
+            self._ended_s = loop_s()
             self._took_s = self._ended_s - self._started_s
-        self.marks.wait(observed.waiting, _now_s(), _places(observed.reads))
+        self.marks.wait(observed.waiting, loop_s(), _places(observed.reads))
         self._keep(observed.reads)
         readings = observed.readings
         for start in range(0, len(readings), READINGS_AT_ONCE):
             some = readings[start : start + READINGS_AT_ONCE]
             if not self._reading and not self._results:
-                self._read_since_s = _now_s() - max((look.quiet_s for look in looks), default=0.0)
+                self._read_since_s = loop_s() - max((look.quiet_s for look in looks), default=0.0)
             self._reading += len(some)
             group.create_task(self._read(some), name="read")
 
@@ -172,7 +181,3 @@ class Looking:
 
 def _places(reads: Sequence[Read]) -> set[tuple[EntryId, bytes]]:
     return {each.reading.place for each in reads}
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

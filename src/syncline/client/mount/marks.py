@@ -68,13 +68,13 @@ class Marks:
         Those in `recorded` were read all the same, and only need another look: what was marked
         before is settled. `since_s`: the others were marked then, or later.
         """
+        # What lies in a new directory was marked, at the longest, when that was.
+        oldest_s = min((each.first_s for each in self._taken.values()), default=now_s)
         for each in waiting:
             key = (each.mark.directory, each.mark.name)
             pending = self._pending.get(key)
             if pending is None:
                 before = None if key in recorded else self._taken.get(key)
-                # What lies in a new directory was marked, at the longest, when that was.
-                oldest_s = min((each.first_s for each in self._taken.values()), default=now_s)
                 marked_s = oldest_s if since_s is None else since_s
                 if key in recorded:
                     marked_s = now_s

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount import confirming, remote
 from syncline.client.mount.batching import Batch, batches
 from syncline.client.mount.mounted_file import MountedFile, mounted_file
@@ -56,12 +57,14 @@ from syncline.core.trees import State
 from syncline.ports.files import EXCHANGE_PREFIX
 from syncline.ports.link import (
     Committed,
+    Heartbeat,
     ResetReason,
     SnapshotBegin,
     SnapshotEnd,
     SnapshotPage,
     WatchEvent,
 )
+from syncline.ports.locks import LockNews, LockTable
 from syncline.ports.mount_control import MountProblem
 from syncline.ports.mount_state import MountFacts, MountSession
 from syncline.ports.watcher import Mark
@@ -70,9 +73,6 @@ logger = logging.getLogger(__name__)
 
 READ_AT_ONCE_MAX = 4
 """So few files that are to be read are read in the same phase: it saves two hops of a thread."""
-
-LARGE_BYTES = 1024 * 1024
-"""Content above this size travels by itself, beside everything else."""
 
 SLICE_ACTIONS_MAX = 1_000
 SLICE_BYTES_MAX = 16 * 1024 * 1024
@@ -231,8 +231,10 @@ class Phases:
                         remote.add_page(session, entries)
                     case SnapshotEnd(head):
                         ids += remote.end_snapshot(session, head, self._reason).ids
-                    case _:
-                        remote.check_heartbeat(session, event.head)
+                    case Heartbeat(head):
+                        remote.check_heartbeat(session, head)
+                    case LockTable() | LockNews():
+                        raise AssertionError("a mount does not ask for locks")
             facts = session.facts()
         self.facts = facts
         return Heard(tuple(ids), tuple(confirmed))
@@ -249,14 +251,14 @@ class Phases:
             readings = looked.readings
             reads: tuple[Read, ...] = ()
             if 0 < len(readings) <= READ_AT_ONCE_MAX:
-                small = [each for each in readings if each.size <= LARGE_BYTES]
+                small = [each for each in readings if each.size <= SMALL_BYTES_MAX]
                 results = [self.read(each) for each in small]
-                readings = tuple(each for each in readings if each.size > LARGE_BYTES)
+                readings = tuple(each for each in readings if each.size > SMALL_BYTES_MAX)
                 waiting += self.scanner.record(session, results)
                 reads = reads_of(results)
             # Between the two checks everything may have vanished with the root (B1).
             self._check_root(session)
-            self.exceptions = exceptions_shown(session)
+            self.exceptions = exceptions_shown(session, self.scanner.bad_rules)
         return Observed(readings, waiting, reads, looked.is_cut)
 
     def read(self, reading: Reading) -> ReadResult:
@@ -277,7 +279,7 @@ class Phases:
         """Take in what was read."""
         with self.parts.state.session() as session:
             waiting = self.scanner.record(session, results)
-            self.exceptions = exceptions_shown(session)
+            self.exceptions = exceptions_shown(session, self.scanner.bad_rules)
         return waiting
 
     def _check_root(self, session: MountSession) -> None:
@@ -499,7 +501,7 @@ class Phases:
 def is_large(batch: Batch) -> bool:
     """Tell whether a batch travels by itself."""
     return any(
-        isinstance(change, PutFile) and change.content.size > LARGE_BYTES
+        isinstance(change, PutFile) and change.content.size > SMALL_BYTES_MAX
         for change in batch.changes
     )
 
@@ -568,7 +570,7 @@ def _paths(session: MountSession, action: Placing) -> Iterator[tuple[EntryId, Re
 def _large_of(actions: Sequence[Placing]) -> Iterator[Digest]:
     for action in actions:
         content = needed(action)
-        if content is not None and content.size > LARGE_BYTES:
+        if content is not None and content.size > SMALL_BYTES_MAX:
             yield content.digest
 
 
@@ -588,7 +590,7 @@ def _slices(actions: Sequence[Placing]) -> Iterator[tuple[Placing, ...]]:
     waiting: set[EntryId] = set()
     for action in actions:
         content = needed(action)
-        weight = content.size if content is not None and content.size <= LARGE_BYTES else 0
+        weight = content.size if content is not None and content.size <= SMALL_BYTES_MAX else 0
         is_full = len(found) >= SLICE_ACTIONS_MAX or size + weight > SLICE_BYTES_MAX
         if found and not waiting and is_full:
             yield tuple(found)
@@ -624,7 +626,7 @@ def _ready(
 
 
 def _is_large(change: Change) -> bool:
-    return isinstance(change, PutFile) and change.content.size > LARGE_BYTES
+    return isinstance(change, PutFile) and change.content.size > SMALL_BYTES_MAX
 
 
 def _is_there(session: MountSession, directory: EntryId) -> bool:

@@ -18,9 +18,11 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount.mounted_file import MountedFile
+from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.entries import MTIME_NS_MAX, MTIME_NS_MIN
-from syncline.core.fingerprints import Fingerprint
+from syncline.core.fingerprints import GRAIN_NS, Fingerprint
 from syncline.core.identity import Digest, EntryId, digest_of
 from syncline.core.manifests import (
     CONTENT_BYTES_MAX,
@@ -35,21 +37,10 @@ from syncline.ports.chunker import Chunked, Chunker
 from syncline.ports.clock import Clock
 from syncline.ports.files import Directory, File, Status, Writers
 
-HELD_BYTES_MAX = 1024 * 1024
-"""Content up to this size is read at once, and handed on with the result."""
-
 STEP_BYTES = 1024 * 1024
 """How much of a large file is read between two looks at the lease: a writer waits that long."""
 
-GRAIN_NS = 20_000_000
-"""Two writes inside one tick of the kernel's clock (at most 10 ms) can leave one and the same time:
-a fingerprint younger than two ticks is provisional."""
-
 GRAIN_S = GRAIN_NS / 1e9
-
-SECOND_LOOK_S = 0.1
-"""Between two readings of a file that somebody has open for writing: far longer than a write call
-of a busy machine waits for a processor."""
 
 CHANGING_LOOK_S = 1.0
 """The same after two readings that differed: a log, which is not read over and over."""
@@ -167,21 +158,6 @@ def read(
         file = reading.file.open(root)
     except OSError as error:
         return _refused(reading, error)
-    return _read_and_close(file, reading, chunker, clock, is_stopping)
-
-
-def read_file(directory: Directory, reading: Reading, chunker: Chunker, clock: Clock) -> ReadResult:
-    """Read a file in a directory that is open; blocks, for any thread."""
-    try:
-        file = directory.open(reading.place[1])
-    except OSError as error:
-        return _refused(reading, error)
-    return _read_and_close(file, reading, chunker, clock, lambda: False)
-
-
-def _read_and_close(
-    file: File, reading: Reading, chunker: Chunker, clock: Clock, is_stopping: Callable[[], bool]
-) -> ReadResult:
     try:
         return _read(file, reading, chunker, clock, is_stopping)
     except OSError as error:
@@ -211,7 +187,7 @@ def _read(
         is_young = is_within_grain(age_ns)
         if before.size > CONTENT_BYTES_MAX:
             raise TooLarge(f"a file may have at most {CONTENT_BYTES_MAX} bytes")
-        is_large = before.size > HELD_BYTES_MAX
+        is_large = before.size > SMALL_BYTES_MAX
         if is_young and (is_large or writers is Writers.UNKNOWN):
             # A large file is not read twice only because its fingerprint would be provisional.
             return Busy(reading, (GRAIN_NS - age_ns) / 1e9)

@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount.contents import Contents
 from syncline.client.mount.fetching import Fetcher
-from syncline.client.mount.lane import Lane
+from syncline.client.mount.lane import Lane, loop_s
 from syncline.client.mount.patience import Patience
-from syncline.client.mount.phases import LARGE_BYTES, Phases, Planned, needed
+from syncline.client.mount.phases import Phases, Planned, needed
 from syncline.client.mount.staged_content import Inline, StagedFile
 from syncline.client.mount.tidings import Tidings
 from syncline.client.steady import ENDS_ALL
@@ -69,7 +70,7 @@ class Receiving(Lane):
         Without a fetcher, or when the server goes away, what is at hand is returned.
         """
         wanted = {content.digest: content for action in actions if (content := needed(action))}
-        small = [each for each in wanted.values() if each.size <= LARGE_BYTES]
+        small = [each for each in wanted.values() if each.size <= SMALL_BYTES_MAX]
         lacking = [each for each in small if self._contents.get(each.digest) is None]
         if lacking and fetcher is not None and self.pause_until_s is None:
             try:
@@ -92,7 +93,7 @@ class Receiving(Lane):
         return found
 
     def _staged(self, content: Content, fetcher: Fetcher | None) -> bytes | None:
-        if fetcher is None or content.size <= LARGE_BYTES:
+        if fetcher is None or content.size <= SMALL_BYTES_MAX:
             return None
         try:
             return fetcher.staged(content.digest)
@@ -118,7 +119,7 @@ class Receiving(Lane):
         self._patience.fail(
             id,
             MountProblem(path, error.code, error.message),
-            asyncio.get_running_loop().time(),
+            loop_s(),
             is_certain=True,
             at_least_s=FAILED_S,
         )
@@ -137,7 +138,7 @@ class Receiving(Lane):
         for actions in planned.slices:
             for action in actions:
                 content = needed(action)
-                if content is not None and content.size > LARGE_BYTES:
+                if content is not None and content.size > SMALL_BYTES_MAX:
                     assert isinstance(action, Create | Alter), "nothing else brings content"
                     wanted.setdefault(content.digest, (action.id, content))
         for digest in self._large.keys() - planned.wanted:

@@ -17,7 +17,7 @@ everywhere then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from syncline.client.mount.read import Reading, ReadResult
 from syncline.client.mount.scan_gone import end_limbo, end_stuck, settle_one
@@ -34,7 +34,6 @@ from syncline.client.mount.scan_memory import (
 from syncline.client.mount.scan_names import look_at
 from syncline.client.mount.scan_pass import Pass
 from syncline.client.mount.scan_record import Recorder
-from syncline.client.mount.scan_rules import bad_lines
 from syncline.client.mount.walker import Walker
 from syncline.core.identity import ROOT_ID, EntryId
 from syncline.core.ignore import BadLine
@@ -72,9 +71,9 @@ class Scanner:
         return self._memory.is_watch_exhausted
 
     @property
-    def bad_rules(self) -> Sequence[tuple[EntryId, BadLine]]:
+    def bad_rules(self) -> Mapping[EntryId, Sequence[BadLine]]:
         """Return the lines of ignore rules that mean nothing, by the directory they stand in."""
-        return bad_lines(self._memory.rules)
+        return {id: self._memory.rules[id].patterns.bad for id in self._memory.flawed}
 
     def look(self, session: MountSession, looks: Sequence[Look]) -> Looked:
         """Look at places, and go on with what the last call left; raise what the session raises.

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from syncline.client.mount.read import (
     GRAIN_S,
-    SECOND_LOOK_S,
     fingerprint_of,
     mtime_of,
 )
@@ -14,6 +13,7 @@ from syncline.client.mount.scan_gone import free
 from syncline.client.mount.scan_memory import MOVED_S, NEW_S, SOON_S, UNREAD_S, Listing, Look
 from syncline.client.mount.scan_moves import KINDS, Mover, Origin, find_mover, has_loop
 from syncline.client.mount.scan_pass import Pass
+from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.entries import LINK_MODE, MODE_MASK, Kind
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import EntryId

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import inf
 
-from syncline.client.mount.read import NOT_THERE, SECOND_LOOK_S
+from syncline.client.mount.read import NOT_THERE
 from syncline.client.mount.scan_memory import UNREAD_S, VANISHED_S, Listing, Look
 from syncline.client.mount.scan_moves import KINDS
 from syncline.client.mount.scan_names import examine, is_passed_over, look_at
 from syncline.client.mount.scan_pass import Pass
 from syncline.client.mount.scan_rules import RulesUnsettled, load_rules, rules_above
 from syncline.client.mount.walker import parts_of
+from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.entries import MODE_MASK, Kind
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import ROOT_ID, EntryId

@@ -141,8 +141,9 @@ class Memory:
     `deferred`: places whose meaning depends on what else is found; looked at last. `stuck`: places
     in directories that are not where local has them. `vanished`: what was not at its place, which
     it had then. `put_off`: since when a place is. `pending`: readings on their way, by their
-    directory. `aliases`: ids that those were asked for by, and what they are now. `changes` counts
-    directories that were found: stuck looks are tried again when it is not what was `tried`.
+    directory. `aliases`: ids that those were asked for by, and what they are now. `flawed`: who has
+    rules with bad lines. `changes` counts directories that were found: stuck looks are tried again
+    when it is not what was `tried`.
     """
 
     looks: deque[Look] = field(default_factory=deque)
@@ -152,6 +153,7 @@ class Memory:
     vanished: dict[EntryId, tuple[Place, Look]] = field(default_factory=dict)
     listed: set[EntryId] = field(default_factory=set)
     rules: dict[EntryId, Rules] = field(default_factory=dict)
+    flawed: set[EntryId] = field(default_factory=set)
     glimpses: dict[Place, Glimpse] = field(default_factory=dict)
     put_off: dict[Place, float] = field(default_factory=dict)
     aliases: dict[EntryId, EntryId] = field(default_factory=dict)
@@ -249,7 +251,19 @@ class Memory:
     def forget_directory(self, id: EntryId) -> None:
         """Forget what is known of a directory that is gone, or another one now."""
         self.listed.discard(id)
+        self.drop_rules(id)
+
+    def keep_rules(self, id: EntryId, rules: Rules) -> None:
+        """Know the rules of a directory."""
+        self.drop_rules(id)
+        self.rules[id] = rules
+        if rules.patterns.bad:
+            self.flawed.add(id)
+
+    def drop_rules(self, id: EntryId) -> None:
+        """Know that a directory has no rules."""
         self.rules.pop(id, None)
+        self.flawed.discard(id)
 
     def relabel(self, old: EntryId, new: EntryId) -> None:
         """Know an entry by another id."""
@@ -261,7 +275,9 @@ class Memory:
             self.listed.discard(old)
             self.listed.add(new)
         if old in self.rules:
-            self.rules[new] = self.rules.pop(old)
+            rules = self.rules[old]
+            self.drop_rules(old)
+            self.keep_rules(new, rules)
         _relabel_places(self.put_off, old, new)
         _relabel_places(self.glimpses, old, new)
         _relabel_places(self.deferred, old, new)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from syncline.client.local import is_staged
-from syncline.client.mount.read import SECOND_LOOK_S, fingerprint_of, mtime_of
+from syncline.client.mount.read import fingerprint_of, mtime_of
 from syncline.client.mount.scan_arrivals import arrived, is_there_twice, look_at_other_names, moved
 from syncline.client.mount.scan_gone import displace, is_limbo
 from syncline.client.mount.scan_memory import (
@@ -33,6 +33,7 @@ from syncline.client.mount.scan_moves import (
 )
 from syncline.client.mount.scan_pass import Pass
 from syncline.client.mount.scan_rules import RulesUnsettled, is_covered, refresh_rules
+from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.entries import MODE_MASK, Kind
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import ROOT_ID, EntryId
@@ -185,9 +186,9 @@ def ignore_all(run: Pass, root: EntryId) -> None:
     found = [root]
     for id in found:
         run.ignore(id)
-        if id in run.memory.listed:
-            run.watcher.forget(id)
-            run.memory.forget_directory(id)
+        # Also where it is not listed: a look at everything that just began has forgotten that.
+        run.watcher.forget(id)
+        run.memory.forget_directory(id)
         found.extend(child for child, _ in run.session.children(id))
 
 

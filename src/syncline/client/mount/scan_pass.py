@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import inf
 
+from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount.mounted_file import mounted_file
-from syncline.client.mount.read import HELD_BYTES_MAX, NOT_THERE, Reading, is_within_grain
+from syncline.client.mount.read import NOT_THERE, Reading, is_within_grain
 from syncline.client.mount.scan_memory import (
     MARGIN_S,
     OPEN_LOOK_S,
@@ -136,7 +137,7 @@ class Pass:
         file = mounted_file(self.session, place)
         if file is None or place in self.readings:
             return
-        if status.size > HELD_BYTES_MAX and self.memory.is_asked(place):
+        if status.size > SMALL_BYTES_MAX and self.memory.is_asked(place):
             # It is being read, which takes long: when that is back, the place is looked at again.
             self.memory.note_looked(place)
             return

@@ -12,13 +12,13 @@ import os
 from syncline.client.mount.read import (
     GRAIN_S,
     NOT_THERE,
-    SECOND_LOOK_S,
     is_within_grain,
 )
 from syncline.client.mount.scan_memory import VANISHED_S, Listing, Look, Rules
 from syncline.client.mount.scan_pass import Pass
+from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.identity import ROOT_ID, EntryId
-from syncline.core.ignore import IGNORE_NAME, BadLine, IgnoreRules, Patterns, parse_patterns
+from syncline.core.ignore import IGNORE_NAME, IgnoreRules, Patterns, parse_patterns
 from syncline.core.names import Name, RelPath
 from syncline.core.trees import Place
 from syncline.ports.files import Directory, FileKind, Writers
@@ -85,11 +85,11 @@ def load_rules(run: Pass, id: EntryId, directory: Directory, *, vanished_s: floa
         if known is not None and raw is None:
             return False
     if raw is None:
-        run.memory.rules.pop(id, None)
+        run.memory.drop_rules(id)
         return known is not None
     if known is not None and known.raw == raw:
         return False
-    run.memory.rules[id] = Rules(raw, parse_patterns(raw))
+    run.memory.keep_rules(id, Rules(raw, parse_patterns(raw)))
     return True
 
 
@@ -121,8 +121,3 @@ def _read(run: Pass, directory: Directory) -> tuple[bytes | None, float]:
     if is_young and writers is Writers.UNKNOWN:
         return None, GRAIN_S
     return raw, GRAIN_S if is_young else 0.0
-
-
-def bad_lines(run_rules: dict[EntryId, Rules]) -> list[tuple[EntryId, BadLine]]:
-    """Return the lines that are no patterns, and the directories whose rules have them."""
-    return [(id, bad) for id, rules in run_rules.items() for bad in rules.patterns.bad]

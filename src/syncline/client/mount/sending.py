@@ -20,7 +20,7 @@ from syncline.client.mount.phases import Outgoing, Phases, Planned
 from syncline.client.mount.send import FileChanged, FileUnread, Sender
 from syncline.client.mount.tidings import Tidings
 from syncline.client.steady import ENDS_ALL
-from syncline.core.changes import Accepted, Answer, Change, Outcome, Refusal, RefusalCode
+from syncline.core.changes import Accepted, Answer, Change, Holder, Outcome, Refusal, RefusalCode
 from syncline.core.entries import Entry
 from syncline.core.identity import EntryId, OpId, Revision
 from syncline.core.names import escape
@@ -245,7 +245,8 @@ class Sending(Lane):
         is_certain, at_least_s = False, 0.0
         match refusal.code:
             case RefusalCode.LOCKED:
-                is_certain, at_least_s = True, LOCKED_S
+                # A STORE of our own that a cut left there is no lock to tell a user of: it ends.
+                is_certain, at_least_s = not self._is_own(refusal.holder), LOCKED_S
                 if refusal.holder is not None:
                     detail = f"locked by {escape(refusal.holder.name.encode())}"
             case RefusalCode.INVALID:
@@ -257,6 +258,11 @@ class Sending(Lane):
         self._patience.fail(
             change.id, problem, self._now_s(), is_certain=is_certain, at_least_s=at_least_s
         )
+
+    def _is_own(self, holder: Holder | None) -> bool:
+        if holder is None or holder.entry is not None:
+            return False
+        return holder.replica == self._phases.parts.author.replica
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

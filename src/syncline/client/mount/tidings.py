@@ -19,7 +19,7 @@ from syncline.ports.mount_control import CHANGES_SHOWN_MAX, Change, Transfer
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Moving:
     """Content on its way; `advance` and `end` are called as it goes."""
 
