@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -16,8 +17,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
+from syncline.adapters.memory_mount_state import MemoryMountState
 from syncline.cli.exits import ExitCode
+from syncline.cli.live_view import view
 from syncline.cli.main import group
 from syncline.cli.mount_records import (
     PHASES,
@@ -31,8 +35,11 @@ from syncline.cli.mount_records import (
     status_record,
     wait_record,
 )
+from syncline.client.mount.problems import IGNORE_RULE, exceptions_shown
 from syncline.compose.control import serving_control
 from syncline.compose.mount_places import claimed
+from syncline.core.identity import ROOT_ID, ReplicaId
+from syncline.core.ignore import parse_patterns
 from syncline.core.names import RelPath
 from syncline.core.trees import ProblemCode
 from syncline.ports.link import Effect
@@ -47,7 +54,7 @@ from syncline.ports.mount_control import (
     WaitEnd,
     WaitResult,
 )
-from syncline.ports.mount_state import ObstacleReason
+from syncline.ports.mount_state import MountFacts, ObstacleReason
 from tests.support.mount_control import (
     AWAY,
     BUSY,
@@ -119,6 +126,32 @@ class TestStatus:
         assert told.record == json.loads(json.dumps(status_record(status)))
         code = ExitCode.HALTED if status is HALTED else ExitCode.OK
         assert (ran.code, told.code, ran.err, told.err) == (code, code, "", "")
+
+    async def test_a_bad_ignore_rule_is_told_with_its_line_and_what_to_do(self, work: Path) -> None:
+        bad = {ROOT_ID: parse_patterns(b"*.tmp\n!\n").bad}
+        state = MemoryMountState(MountFacts(ReplicaId(bytes(16)), None, None))
+        with state.session() as session:
+            problems = exceptions_shown(session, bad)
+        told = replace(IDLE, problem_count=1, problems=problems)
+        async with mounted(work, told):
+            ran = await run("status", work)
+            record = (await run("status", work, "--json")).record
+        step = "mend the line, or remove it: it means nothing, and the other lines count"
+        line = f".synclineignore: ignore_rule (line 2 is no pattern: '!'); {step}"
+        assert f"  problem     {line}" in ran.out.splitlines()
+        assert ran.out.splitlines()[0].endswith("in sync")
+        assert record["problems"] == [
+            {
+                "path": ".synclineignore",
+                "code": "ignore_rule",
+                "detail": "line 2 is no pattern: '!'",
+                "next_step": step,
+            }
+        ]
+        console = Console(file=io.StringIO(), width=200)
+        console.print(view(told))
+        assert isinstance(console.file, io.StringIO)
+        assert line in console.file.getvalue()
 
     async def test_it_finds_the_mount_around_and_a_state_elsewhere(
         self, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -276,8 +309,8 @@ def _on_terminal(answer: bytes, work: Path) -> tuple[int, bytes]:
 
 class TestRecords:
     def test_every_problem_has_a_next_step_of_its_own(self) -> None:
-        codes = [*ProblemCode, *ObstacleReason]
-        steps = [next_step(MountProblem(RelPath(), code.value, "")) for code in codes]
+        codes = [code.value for kind in (ProblemCode, ObstacleReason) for code in kind]
+        steps = [next_step(MountProblem(RelPath(), code, "")) for code in [*codes, IGNORE_RULE]]
         assert "look into the log of the mount" not in steps
         other = next_step(MountProblem(RelPath(), "quite new", ""))
         assert other == "look into the log of the mount"
@@ -328,6 +361,7 @@ class TestRecords:
         names |= {name for each in objects for name in _nested(each)}
         values = [each.value for kind in (MountPhase, WaitEnd, ResumeEnd) for each in kind]
         values += [code.value for kind in (ProblemCode, ObstacleReason) for code in kind]
+        values.append(IGNORE_RULE)
         missing = [name for name in sorted({*names, *values}) if f"`{name}`" not in document]
         assert not missing
 

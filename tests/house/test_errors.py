@@ -23,6 +23,7 @@ STABLE = {
     "NotEmpty": ("not_empty", AFTER_USER),
     "Stale": ("stale", AFTER_USER),
     "Locked": ("locked", BACKOFF),
+    "LockLost": ("lock_lost", AFTER_USER),
     "CursorExpired": ("cursor_expired", AFTER_USER),
     "ProtocolBroken": ("protocol", NEVER),
     "Corrupt": ("corrupt", AFTER_USER),

@@ -25,8 +25,14 @@ BYTES, STRING = FieldDescriptorProto.TYPE_BYTES, FieldDescriptorProto.TYPE_STRIN
 
 IDENTIFIERS = {"id", "parent", "replica", "op_id", "volume_id", "commit_id", "table_digest"}
 RAW = {"digest", "digests", "path", "paths", "old_path", "target", "inline", "data"}
-TEXT_NAMES = {"Author.name", "Located.author", "Holder.author"}
-"""Names of people and machines are text; names of entries are not."""
+TEXT_NAMES = {
+    "Author.name",
+    "Located.author",
+    "Holder.author",
+    *(f"{message}.host" for message in ("Holder", "UserLock", "LockRequest", "UnlockRequest")),
+    *(f"{message}.reason" for message in ("Holder", "UserLock", "LockRequest")),
+}
+"""Names of people and machines, and what people say, are text; names of entries are not."""
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from syncline.ports.mount_control import (
     PlanShown,
     ResumeResult,
     Transfer,
+    Verifying,
     WaitEnd,
     WaitResult,
 )
@@ -45,6 +46,7 @@ _NEXT_STEPS = {
     " mount with --mode two-way",
     "unread": "make it readable for the user of the mount",
     "ignored": "take the rule out of .synclineignore, or delete the path in the volume",
+    "ignore_rule": "mend the line, or remove it: it means nothing, and the other lines count",
     "obstructed": "move away what stands there and is never synced",
     "holds_unsynced": "remove what is in the directory and is never synced, or store it elsewhere",
     "links_not_held": "mount a directory on a file system that has symbolic links",
@@ -63,6 +65,14 @@ _NEXT_STEPS = {
     "not_found": "store it again from a machine that has it: the server lacks its content",
     "too_large": "make it smaller, or name it in .synclineignore",
     "throttled": "wait: it is tried again by itself",
+    "content_differs": "put back what was stored with 'syncline fetch', or 'touch' the file if what"
+    " it holds now is right; and check the disk",
+    "missing": "look into the log of the mount; if it stays, end the mount and start it again",
+    "extra": "look into the log of the mount; if it stays, end the mount and start it again",
+    "kind_differs": "look into the log of the mount; if it stays, end the mount and start it again",
+    "mode_differs": "look into the log of the mount; if it stays, end the mount and start it again",
+    "table_differs": "the mount asks for the whole table by itself; verify again a little later",
+    "server_damaged": "store it with 'syncline store' from a machine or a backup that has it",
 }
 
 
@@ -97,7 +107,15 @@ def status_record(status: MountStatus) -> dict[str, Json]:
         "changes": [change_record(change) for change in status.changes],
         "halt": _halt_record(status.halt),
         "watch_degraded": status.is_watch_degraded,
+        "verifying": verifying_record(status.verifying),
     }
+
+
+def verifying_record(verifying: Verifying | None) -> dict[str, Json] | None:
+    """Return how far a verification is."""
+    if verifying is None:
+        return None
+    return {"done": verifying.done, "total": verifying.total, "size": verifying.size}
 
 
 def problem_record(problem: MountProblem) -> dict[str, Json]:
@@ -200,6 +218,8 @@ def _facts(status: MountStatus) -> Iterator[tuple[str, str]]:
     yield "revision", revision_text(status)
     yield "entries", str(status.entries)
     yield "pending", pending_text(status)
+    if status.verifying is not None:
+        yield "verifying", verifying_text(status.verifying)
     if status.is_watch_degraded:
         yield "watches", WATCH_DEGRADED
     if status.halt is not None:
@@ -230,6 +250,11 @@ def revision_text(status: MountStatus) -> str:
 def pending_text(status: MountStatus) -> str:
     """Return how much is left to do."""
     return f"{status.pending_up} to store, {status.pending_down} to place"
+
+
+def verifying_text(verifying: Verifying) -> str:
+    """Return how far a verification is."""
+    return f"{verifying.done} of {verifying.total} entries, {size_text(verifying.size)} read"
 
 
 def problem_line(problem: MountProblem) -> str:

@@ -49,16 +49,3 @@ class Report(Protocol):
 
     def finish(self, outcome: PathOutcome) -> None:
         """Say that one path is done, well or not."""
-
-
-class Silent:
-    """A report that nobody reads."""
-
-    def expect(self, paths: int, size: int) -> None:
-        """Do nothing."""
-
-    def advance(self, size: int) -> None:
-        """Do nothing."""
-
-    def finish(self, outcome: PathOutcome) -> None:
-        """Do nothing."""
