@@ -74,4 +74,5 @@ def test_the_codes_of_refusals_never_change() -> None:
         "MISSING": "missing",
         "INVALID": "invalid",
         "ATOMIC": "atomic",
+        "LOCK_LOST": "lock_lost",
     }

@@ -12,6 +12,7 @@ from syncline.core.safety import (
     Limits,
     RootIdentity,
     RootSeen,
+    Shrinking,
     check_deletes,
     check_history,
     check_root,
@@ -72,6 +73,44 @@ def test_b2_deletes_halt_by_share_and_floor(count: int, entries: int, is_halt: b
         assert placed.reason is HaltReason.MASS_REMOVAL
         assert str(count) in sent.resume
         assert str(count) in placed.resume
+
+
+def test_b2_what_is_deleted_little_by_little_counts_as_one() -> None:
+    halt = check_deletes(300, 0, 0, 2_000, LIMITS, gone=2_000)
+    assert halt is not None
+    assert (halt.reason, halt.count) == (HaltReason.MASS_DELETE, 300)
+    assert "2300 of 4000" in halt.detail
+    placed = check_deletes(0, 300, 0, 2_000, LIMITS, gone=2_000)
+    assert placed is not None
+    assert placed.reason is HaltReason.MASS_REMOVAL
+    assert check_deletes(0, 0, 0, 500, LIMITS, gone=3_500) is None
+    assert check_deletes(0, 300, 300, 2_000, LIMITS, gone=2_000) is None
+
+
+def test_shrinking_is_from_the_most_of_a_while() -> None:
+    shrinking = Shrinking(window_s=600.0)
+    assert [shrinking.gone(count, 1.0) for count in (4_000, 3_500, 3_800, 3_000)] == [
+        0,
+        500,
+        200,
+        1_000,
+    ]
+    assert shrinking.gone(3_000, 600.0) == 1_000
+    assert shrinking.gone(3_000, 602.0) == 0
+
+
+def test_what_is_made_and_deleted_over_and_over_is_no_loss() -> None:
+    shrinking = Shrinking()
+    for now_s in range(100):
+        assert shrinking.gone(5_000, float(now_s)) <= 900
+        assert shrinking.gone(5_900, now_s + 0.5) == 0
+
+
+def test_what_a_human_agreed_to_is_no_loss() -> None:
+    shrinking = Shrinking()
+    shrinking.gone(4_000, 1.0)
+    shrinking.forget()
+    assert shrinking.gone(500, 2.0) == 0
 
 
 def test_b2_what_a_human_confirmed_does_not_count() -> None:

@@ -5,15 +5,16 @@ overwritten on either side, says why, and says what `syncline resume` would do.
 
 B1  A root that is missing, of another type, another one than before, or emptied says nothing about
     what users deleted: no plan is made of it.
-B2  Deletes that pass a share and a floor halt, whichever side they come from. What a human
-    confirmed elsewhere does not count.
+B2  Deletes that pass a share and a floor halt, whichever side they come from, at once or little by
+    little. What a human confirmed elsewhere does not count.
 B3  A server whose history does not hold what this replica has seen is not believed.
 B4  A brake is never the reason why another mount stands still.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from enum import Enum
 
 from syncline.core.identity import Revision
@@ -165,25 +166,27 @@ def _root_fault(known: RootIdentity, seen: RootSeen) -> str | None:
 
 
 def check_deletes(
-    deletes: int, removals: int, confirmed: int, entries: int, limits: Limits
+    deletes: int, removals: int, confirmed: int, entries: int, limits: Limits, *, gone: int = 0
 ) -> Halt | None:
     """Return a halt where a plan deletes too much (B2).
 
     `deletes` are to be sent, `removals` to be done in the mount, `confirmed` of them come of
-    commits that a human confirmed; `entries` is the number of entries in base.
+    commits that a human confirmed; `entries` is the number of entries in base. `gone`: by so many
+    base has shrunk lately: what is deleted little by little counts as one.
     """
-    if _is_mass(deletes, entries, limits):
+    entries += gone
+    if deletes and _is_mass(deletes + gone, entries, limits):
         return Halt(
             HaltReason.MASS_DELETE,
-            f"{deletes} of {entries} entries were deleted in this directory",
+            f"{deletes + gone} of {entries} entries were deleted in this directory",
             f"delete {deletes} entries in the volume",
             deletes,
         )
     unconfirmed = removals - confirmed
-    if _is_mass(unconfirmed, entries, limits):
+    if unconfirmed > 0 and _is_mass(unconfirmed + gone, entries, limits):
         return Halt(
             HaltReason.MASS_REMOVAL,
-            f"{unconfirmed} of {entries} entries were deleted in the volume",
+            f"{unconfirmed + gone} of {entries} entries were deleted in the volume",
             f"delete {removals} entries in this directory",
             removals,
         )
@@ -192,6 +195,31 @@ def check_deletes(
 
 def _is_mass(count: int, entries: int, limits: Limits) -> bool:
     return count > limits.floor and count > limits.share * entries
+
+
+@dataclass(slots=True)
+class Shrinking:
+    """By how much the number of entries shrank lately, which no human agreed to.
+
+    It is the most of the last `window_s` that counts: files that are made and deleted over and over
+    are no loss.
+    """
+
+    window_s: float = 600.0
+    _peaks: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def gone(self, entries: int, now_s: float) -> int:
+        """Note how many entries there are now; return by how many they were more."""
+        while self._peaks and self._peaks[-1][1] <= entries:
+            self._peaks.pop()
+        self._peaks.append((now_s, entries))
+        while self._peaks[0][0] < now_s - self.window_s:
+            self._peaks.popleft()
+        return self._peaks[0][1] - entries
+
+    def forget(self) -> None:
+        """Begin anew: a human agreed to what is deleted now."""
+        self._peaks.clear()
 
 
 def check_history(seen: Revision, head: Revision, *, is_on_chain: bool) -> Halt | None:

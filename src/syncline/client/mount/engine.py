@@ -550,7 +550,7 @@ class Engine:
 
     async def resumed(self, reason: HaltReason) -> None:
         """Go on after a halt that was released in the state."""
-        self.phases.facts = await self._thread(self.phases.read_facts)
+        await self._thread(self.phases.take_up)
         self.halt = None
         if reason is HaltReason.HISTORY_CUT:
             self.sending.awaited = Revision(0)

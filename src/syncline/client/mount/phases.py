@@ -48,6 +48,7 @@ from syncline.core.plans import (
 from syncline.core.reconcile import reconcile
 from syncline.core.safety import (
     Halt,
+    Shrinking,
     check_deletes,
     is_agreed,
     is_told_as_confirmed,
@@ -187,6 +188,7 @@ class Phases:
         )
         self._reason = ResetReason.NEWCOMER
         self._is_stopping = False
+        self._shrinking = Shrinking()
         self.exceptions: tuple[MountProblem, ...] = ()
         self._has_sentinels = self._watch_sentinels()
         self.facts = self.read_facts()
@@ -346,8 +348,14 @@ class Phases:
             isinstance(action, Remove) and session.is_confirmed(action.id)
             for action in plan.placing
         )
+        entries = session.base_count()
+        if facts.consent is not None or confirmed:
+            self._shrinking.forget()
+            gone = 0
+        else:
+            gone = self._shrinking.gone(entries, self.parts.clock.monotonic_s())
         halt = check_deletes(
-            plan.deletes, plan.removals, confirmed, session.base_count(), self.parts.limits
+            plan.deletes, plan.removals, confirmed, entries, self.parts.limits, gone=gone
         )
         if halt is not None and not is_agreed(facts.consent, halt):
             raise Halted(halt)
@@ -455,6 +463,11 @@ class Phases:
         """Return the facts as they are recorded."""
         with self.parts.state.session() as session:
             return session.facts()
+
+    def take_up(self) -> None:
+        """Go on after a halt: with the facts as they are now, and what is there now as all."""
+        self._shrinking.forget()
+        self.facts = self.read_facts()
 
     def settle(self) -> tuple[tuple[Mark, ...], int, int]:
         """Let go of what lingers; return where to look, and how many entries are dirty and known.
