@@ -45,8 +45,7 @@ def list_one(run: Pass, listing: Listing) -> None:
     except OSError as error:
         _cannot_list(run, directory, error)
         return
-    if directory != ROOT_ID:
-        run.release(directory)
+    _let_go(run, listing)
     children = {seen.state.name: (id, seen) for id, seen in run.session.children(directory)}
     above = RelPath(parts_of(run.session, directory) or ())
     _note_missing(run, listing, children, {name for name, _ in names}, rules, above)
@@ -56,6 +55,18 @@ def list_one(run: Pass, listing: Listing) -> None:
             run.memory.listings.append(listing)
             return
         _examine_listed(run, listing, children, rules, above, Name(raw), status)
+
+
+def _let_go(run: Pass, listing: Listing) -> None:
+    """Follow a directory that could not be listed before, and look at itself: at its mode (V4)."""
+    directory = listing.directory
+    if directory == ROOT_ID or run.session.held_of(directory) is None:
+        return
+    run.release(directory)
+    seen = run.session.local(directory)
+    assert seen is not None, "the directory is known"
+    above = Mark(seen.state.parent, seen.state.name)
+    run.memory.looks.append(Look(above, listing.quiet_s))
 
 
 def _list(
