@@ -19,7 +19,7 @@ from syncline.client.mount.walker import OPEN_MAX
 from syncline.core.entries import Entry, Kind
 from syncline.core.identity import ROOT_ID, Digest, digest_of
 from syncline.core.names import RESERVED_ROOT_NAME, Name
-from syncline.core.plans import Alter, Create, Placing, Remove
+from syncline.core.plans import Alter, Create, KeepCopy, Placing, Remove
 from syncline.core.trees import Abilities, state_of
 from syncline.errors import LocalFailure
 from syncline.ports.mount_state import MountFacts
@@ -279,6 +279,27 @@ def test_a_late_writer_of_a_conflict_writes_into_the_copy() -> None:
     world.check_equal()
     assert len(world.conflicts()) == 2
     assert b"written late, and longer" in world.paths().values()
+
+
+def test_a_late_writer_of_a_conflict_is_looked_for_until_he_closes_it() -> None:
+    """What he writes is in the copy, and no watch tells of it by the name of the copy."""
+    world = world_before(SCENES["conflict"])
+    plan = world.plan()
+    copies = [action for action in plan.placing if isinstance(action, KeepCopy)]
+    [copy] = [action for action in copies if action.expected.name == b"x"]
+    writer = world.user.open_writer(b"x")
+    world.place(plan.placing)
+    assert world.applier.let_go() == ()
+    assert world.applier.is_lingering
+    for _ in range(2):
+        world.pass_time()
+        writer.write(b"written late")
+        assert world.applier.let_go() == (Mark(*copy.wanted.place, is_written=True),)
+        assert world.applier.let_go() == ()
+    writer.close()
+    assert world.applier.let_go() == ()
+    assert not world.applier.is_lingering
+    assert world.leftovers() == []
 
 
 def test_letting_go_costs_nothing_when_nothing_lingers() -> None:

@@ -74,9 +74,9 @@ class Done:
 class Batch:
     """The state of one batch.
 
-    `aside`: entries that are set aside, and where they were. `copied`: inodes of files that were
-    given the name of a conflict copy. `is_few`: files are synced one by one. `done`: entries that
-    something was done to.
+    `aside`: entries that are set aside, and where they were. `copied`: inodes of files that
+    were given the name of a conflict copy, and its place. `is_few`: files are synced one by one.
+    `done`: entries that something was done to.
     """
 
     ground: Ground
@@ -84,7 +84,7 @@ class Batch:
     walker: Walker
     is_few: bool = True
     aside: dict[EntryId, Place] = field(default_factory=dict)
-    copied: set[int] = field(default_factory=set)
+    copied: dict[int, Place] = field(default_factory=dict)
     done: set[EntryId] = field(default_factory=set)
     looks: dict[Mark, None] = field(default_factory=dict)
     rescued: list[RelPath] = field(default_factory=list)

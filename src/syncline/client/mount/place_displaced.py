@@ -56,9 +56,9 @@ class Displaced:
     """One thing in the directory `displaced`.
 
     `parts` is the path of the directory it was in, `inode` that directory's; `status` what it was
-    like when it was last looked at, `is_idle` that nobody had it open then. `is_copied`: a conflict
-    copy is a second name of it, so nothing is lost with this one. `is_judged`: its content was
-    compared with the label.
+    like when it was last looked at, `is_idle` that nobody had it open then. `copy` is the place of
+    a conflict copy that is a second name of it, so nothing is lost with this one. `is_judged`: its
+    content was compared with the label.
     """
 
     name: bytes
@@ -68,8 +68,13 @@ class Displaced:
     status: Status
     since_s: float
     is_idle: bool = False
-    is_copied: bool = False
+    copy: Place | None = None
     is_judged: bool = True
+
+
+def is_copied(thing: Displaced, status: Status) -> bool:
+    """Tell whether another name leads to it: unless the user took the copy away meanwhile."""
+    return thing.copy is not None and status.links > 1
 
 
 def digest_of_state(id: EntryId, state: State) -> Digest:

@@ -11,6 +11,7 @@ from syncline.client.mount.place_displaced import (
     Displaced,
     conflict_names,
     digest_at,
+    is_copied,
     is_same_content,
     move_out,
     parse_label,
@@ -49,7 +50,10 @@ class Lingering:
         return self._is_adopted and not self._things
 
     def let_go(self) -> tuple[Mark, ...]:
-        """Remove what is at rest and as expected; return where rescued things are now (D3)."""
+        """Remove what is at rest and as expected; return where to look (D3).
+
+        That is where rescued things are now, and copies that a late writer wrote into.
+        """
         if not self._is_adopted:
             self._adopt()
         kept: list[Displaced] = []
@@ -82,10 +86,11 @@ class Lingering:
         status = self._displaced.look(thing.name)
         if status is None:
             return
-        is_copied = thing.is_copied and status.links > 1
-        if is_copied or (thing.is_idle and status == thing.status):
+        is_link = status.kind is not FileKind.FILE
+        is_kept = is_link and is_copied(thing, status)
+        if is_kept or (thing.is_idle and status == thing.status):
             self._displaced.remove(thing.name)
-        elif status.kind is not FileKind.FILE:
+        elif is_link:
             marks.extend(self._judge(thing, status))
         else:
             yield from self._settle_file(thing, status, marks)
@@ -97,7 +102,13 @@ class Lingering:
         try:
             writers = Writers.UNKNOWN if file is None else file.hold()
             now = status if file is None else file.status()
-            if not (thing.is_judged and is_same_content(now, thing.status)):
+            is_changed = not (thing.is_judged and is_same_content(now, thing.status))
+            if is_changed and thing.copy is not None and is_copied(thing, now):
+                # No watch tells of what is written by the name that the file had when it was
+                # opened: that name is here now.
+                marks.append(Mark(*thing.copy, is_written=True))
+                thing = replace(thing, status=now)
+            elif is_changed:
                 if not self._is_expected(thing, now):
                     marks.append(self._rescue(thing, now))
                     return

@@ -119,7 +119,7 @@ def _record_link(
             known = replace(fingerprint(now, known.born_ns), is_provisional=known.is_provisional)
             batch.session.set_local(action.source, Seen(seen.state, known))
         copied = Seen(wanted, known)
-        batch.copied.add(now.inode)
+        batch.copied[now.inode] = wanted.place
     batch.record(action.id, copied)
     undo = partial(_undo_copy, source, name, target, wanted.name)
     batch.finish(Done(before, (origin[0], wanted.parent), undo))

@@ -22,6 +22,7 @@ from syncline.client.mount.place_displaced import (
     digest_of_file,
     digest_of_state,
     free_displaced_name,
+    is_copied,
     move_out,
 )
 from syncline.client.mount.place_staging import Staged, Stager
@@ -185,10 +186,9 @@ def _judged(
             directory.status().inode,
             status,
             batch.ground.clock.monotonic_s(),
-            # Unless the user took the copy away again meanwhile: then this is the only name.
-            is_copied=status.inode in batch.copied and status.links > 1,
+            copy=batch.copied.get(status.inode),
         )
-        if thing.is_copied:
+        if is_copied(thing, status):
             return thing
         if status.kind is FileKind.FILE:
             return _judged_file(displaced, thing, seen)
