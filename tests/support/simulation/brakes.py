@@ -190,8 +190,9 @@ class Brakes:
     async def _mass_delete(self, machine: ClientMachine) -> None:
         """Let a user delete nearly all; what he means by it he says by resuming."""
         hands = self._scene.hands[machine.name]
-        tops = [path for path in hands.tree() if b"/" not in path]
-        if len(hands.tree()) <= 2 * LIMITS.floor:
+        before = hands.tree()
+        tops = [path for path in before if b"/" not in path]
+        if len(before) <= 2 * LIMITS.floor:
             return
         for path in tops[1:]:
             hands.give_up_at(path)
@@ -207,7 +208,7 @@ class Brakes:
         if halt is not None and halt.reason is HaltReason.MASS_DELETE:
             deleted = deletes_of(self._scene.server.stores, machine.name, head)
             # What was seen first may have been few enough.
-            if len(deleted) > LIMITS.floor:
+            if len(deleted) > max(LIMITS.floor, LIMITS.share * len(before)):
                 raise AssertionError(f"{machine.name} halted, and deleted {deleted}")
 
     async def _mass_removal(self, machine: ClientMachine) -> None:

@@ -153,6 +153,8 @@ class Looking:
             self._ended_s = loop_s()
             self._took_s = self._ended_s - self._started_s
         self.marks.wait(observed.waiting, loop_s(), _places(observed.reads))
+        if observed.is_healed:
+            self.marks.hurry(loop_s())
         self._keep(observed.reads)
         readings = observed.readings
         for start in range(0, len(readings), READINGS_AT_ONCE):

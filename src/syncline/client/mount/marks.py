@@ -89,6 +89,12 @@ class Marks:
                     pending.first_s = min(pending.first_s, since_s)
                 pending.due_s = min(pending.due_s, now_s + each.in_s)
 
+    def hurry(self, now_s: float) -> None:
+        """Let what could not be read be due: a directory on the way to it can be entered again."""
+        for pending in self._pending.values():
+            if pending.is_told:
+                pending.is_told, pending.due_s = False, now_s
+
     def take(self, now_s: float) -> list[Look]:
         """Return what is due, and forget it."""
         due = [key for key, pending in self._pending.items() if pending.due_s <= now_s]

@@ -103,12 +103,13 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a look came to. `is_cut`: there is more to look at."""
+    """What a look came to. `is_cut`: there is more to look at; `is_healed` as in Looked."""
 
     readings: tuple[Reading, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     reads: tuple[Read, ...] = ()
     is_cut: bool = False
+    is_healed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +261,8 @@ class Phases:
                 reads = reads_of(results)
             # Between the two checks everything may have vanished with the root (B1).
             self._check_root(session)
-            self.exceptions = exceptions_shown(session, self.scanner.bad_rules)
-        return Observed(readings, waiting, reads, looked.is_cut)
+            self.exceptions = self._exceptions(session)
+        return Observed(readings, waiting, reads, looked.is_cut, looked.is_healed)
 
     def read(self, reading: Reading) -> ReadResult:
         """Read one file; for any thread."""
@@ -281,8 +282,13 @@ class Phases:
         """Take in what was read."""
         with self.parts.state.session() as session:
             waiting = self.scanner.record(session, results)
-            self.exceptions = exceptions_shown(session, self.scanner.bad_rules)
+            self.exceptions = self._exceptions(session)
         return waiting
+
+    def _exceptions(self, session: MountSession) -> tuple[MountProblem, ...]:
+        shown = exceptions_shown(session, self.scanner.bad_rules)
+        trouble = self.scanner.root_trouble
+        return (MountProblem(RelPath(()), "unread", trouble), *shown) if trouble else shown
 
     def _check_root(self, session: MountSession) -> None:
         facts = session.facts()

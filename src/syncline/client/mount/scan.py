@@ -75,6 +75,11 @@ class Scanner:
         """Return the lines of ignore rules that mean nothing, by the directory they stand in."""
         return {id: self._memory.rules[id].patterns.bad for id in self._memory.flawed}
 
+    @property
+    def root_trouble(self) -> str:
+        """Return why the root could not be listed when that was last tried; empty: it could be."""
+        return self._memory.root_trouble
+
     def look(self, session: MountSession, looks: Sequence[Look]) -> Looked:
         """Look at places, and go on with what the last call left; raise what the session raises.
 
@@ -122,7 +127,12 @@ class Scanner:
             )
             _work(run)
             end_limbo(run)
-        return Looked(tuple(run.readings.values()), tuple(run.waiting.values()), memory.has_work)
+        return Looked(
+            tuple(run.readings.values()),
+            tuple(run.waiting.values()),
+            memory.has_work,
+            run.is_healed,
+        )
 
 
 def _work(run: Pass) -> None:

@@ -46,6 +46,8 @@ def list_one(run: Pass, listing: Listing) -> None:
         _cannot_list(run, directory, error)
         return
     _let_go(run, listing)
+    if directory == ROOT_ID:
+        run.memory.root_trouble = ""
     children = {seen.state.name: (id, seen) for id, seen in run.session.children(directory)}
     above = RelPath(parts_of(run.session, directory) or ())
     _note_missing(run, listing, children, {name for name, _ in names}, rules, above)
@@ -96,8 +98,11 @@ def _cannot_list(run: Pass, directory: EntryId, error: OSError) -> None:
     if error.errno in NOT_THERE:
         run.wait(Mark(directory, None), VANISHED_S)
         return
-    if directory != ROOT_ID:
-        run.hold(directory, error.strerror or str(error))
+    detail = error.strerror or str(error)
+    if directory == ROOT_ID:
+        run.memory.root_trouble = detail
+    else:
+        run.hold(directory, detail)
     run.wait(Mark(directory, None), UNREAD_S)
 
 

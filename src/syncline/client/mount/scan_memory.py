@@ -98,6 +98,8 @@ class Looked:
     readings: tuple[Reading, ...]
     waiting: tuple[Waiting, ...]
     is_cut: bool
+    is_healed: bool = False
+    """A directory that could not be looked into can be again: what waits for that need not wait."""
 
 
 @dataclass(slots=True)
@@ -142,8 +144,8 @@ class Memory:
     in directories that are not where local has them. `vanished`: what was not at its place, which
     it had then. `put_off`: since when a place is. `pending`: readings on their way, by their
     directory. `aliases`: ids that those were asked for by, and what they are now. `flawed`: who has
-    rules with bad lines. `changes` counts directories that were found: stuck looks are tried again
-    when it is not what was `tried`.
+    rules with bad lines. `root_trouble`: why the root could not be listed. `changes` counts
+    directories that were found: stuck looks are tried again when it is not what was `tried`.
     """
 
     looks: deque[Look] = field(default_factory=deque)
@@ -159,6 +161,7 @@ class Memory:
     aliases: dict[EntryId, EntryId] = field(default_factory=dict)
     pending: dict[EntryId, dict[Name, Pending]] = field(default_factory=dict)
     is_watch_exhausted: bool = False
+    root_trouble: str = ""
     changes: int = 0
     tried: int = -1
 

@@ -59,6 +59,7 @@ class Pass:
     limbo: list[EntryId] = field(default_factory=list)
     linked: set[int] = field(default_factory=set)
     names: int = 0
+    released: set[EntryId] = field(default_factory=set)
 
     @property
     def has_budget(self) -> bool:
@@ -228,7 +229,14 @@ class Pass:
         if held is None:
             return False
         self.session.set_held(id, None)
+        if not held.is_ignored:
+            self.released.add(id)
         return held.is_ignored
+
+    @property
+    def is_healed(self) -> bool:
+        """Tell whether a directory that could not be looked into is one that can be again."""
+        return any(self.is_known(id) for id in self.released if self.session.held_of(id) is None)
 
     def obstruct(self, place: Place, obstacle: Obstacle | None) -> None:
         """Know what takes a place and is no entry; None: nothing such does."""
