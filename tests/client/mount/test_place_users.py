@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
@@ -228,3 +229,26 @@ def test_what_is_saved_over_a_thing_that_is_just_taken_back_is_kept(then: UserAc
 def _other_kind(user: User, path: bytes) -> None:
     user.unlink(path)
     user.symlink(path, b"/etc/passwd")
+
+
+@pytest.mark.parametrize("name", ["edit", "remove"])
+def test_what_cannot_be_given_a_name_at_once_gets_one_soon(name: str) -> None:
+    world = world_before(SCENES[name])
+    plan = world.plan()
+    moves = count()
+
+    def spoil(each: int, operation: Operation) -> None:
+        if operation.name == "exchange" or (operation.name == "move" and name == "remove"):
+            with suppress(OSError):
+                _append(world.user, b"x")
+        if operation.name == "move" and b"displaced" in operation.path and next(moves) < 3:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with world.before_each(spoil):
+        world.place(plan.placing)
+    world.pass_time()
+    world.applier.let_go()
+    assert world.leftovers() == []
+    world.rest()
+    world.check_equal()
+    assert SAVED in world.paths().values()

@@ -149,6 +149,8 @@ class Applier:
             except OSError as error:
                 raise local_error(error, b"") from error
         self._lingering.take(batch.displaced)
+        if batch.has_left:
+            self._lingering.look_again()
         return Placed(
             len(batch.done),
             tuple(batch.looks),
@@ -307,7 +309,7 @@ class _Work:
         if id in self._copied or (base is not None and base.substance == local.substance):
             return True
         # After a crash the second name may be there already, and is no part of the plan then.
-        return any(self._has_copy(id, place, local) for place in (local.place, wanted.place))
+        return self._has_copy(id, wanted.place, local)
 
     def _has_copy(self, id: EntryId, place: Place, local: State) -> bool:
         """Tell whether a content lies beside a place, under one of its names; looks at it, too.

@@ -89,6 +89,8 @@ class Batch:
     looks: dict[Mark, None] = field(default_factory=dict)
     rescued: list[RelPath] = field(default_factory=list)
     displaced: list[Displaced] = field(default_factory=list)
+    has_left: bool = False
+    """A user's content could not be given a name in the mount yet."""
     needs_sync_all: bool = False
     touched: set[EntryId] = field(default_factory=set)
     _run: list[Done] = field(default_factory=list)

@@ -44,6 +44,10 @@ class Lingering:
         """Be responsible for things whose base is about to be recorded."""
         self._things.extend(things)
 
+    def look_again(self) -> None:
+        """Be responsible for all that is in our directory: something in it is a user's."""
+        self._is_adopted = False
+
     @property
     def is_empty(self) -> bool:
         """Tell whether nothing waits to be let go of."""
@@ -71,7 +75,7 @@ class Lingering:
         return tuple(marks)
 
     def _adopt(self) -> None:
-        """Be responsible for what an earlier run left, after `recover` has judged it."""
+        """Be responsible for what an earlier run or a failed rescue left; it is judged anew."""
         self._is_adopted = True
         known = {thing.name for thing in self._things}
         now_s = self._clock.monotonic_s()

@@ -230,7 +230,7 @@ def _is_as_seen(status: Status, seen: Seen) -> bool:
 def rescue(batch: Batch, directory: Directory, name: bytes, label: Label) -> None:
     """Give a user's content a name in the mount: its own after a removal, else one beside it.
 
-    Where that fails it stays where it is, and is looked at again at the next start (D1).
+    Where that fails it stays where it is, and is looked at again soon, or at the next start (D1).
     """
     displaced, place = batch.ground.own.displaced, label.place
     try:
@@ -249,6 +249,7 @@ def rescue(batch: Batch, directory: Directory, name: bytes, label: Label) -> Non
         found = move_out(displaced, name, directory, wish, names)
     except OSError as error:
         logger.warning("rescue failed name=%s error=%s", escape(name), error.strerror)
+        batch.has_left = True
         return
     batch.touched.add(place[0])
     batch.drop((place[0], found))
