@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -14,7 +14,7 @@ from syncline.client.steady import Backoff
 from syncline.core.changes import Token
 from syncline.core.names import RelPath
 from syncline.core.user_locks import LockEffect, Owner, SessionId
-from syncline.errors import Unavailable
+from syncline.errors import Denied, ProtocolBroken, SynclineError, Unavailable
 from syncline.ports.link import LockingLink
 from syncline.ports.locks import LockNews, LockTable, LockWanted, UnlockTarget, UnlockWanted
 from syncline.rpc.link import GrpcLink
@@ -116,6 +116,52 @@ async def test_it_outlives_its_lease_and_its_life_while_it_is_held(scene: Scene)
         await eventually(later(2.5), "time goes by")
         assert scene.is_held and not scene.losses
     await eventually(lambda: not scene.is_held, "the lease ends with the signs of life")
+
+
+async def test_it_outlives_its_life_over_streams_that_are_all_short(scene: Scene) -> None:
+    holding = await scene.holding(lease_s=0.8)
+    async with kept(holding):
+        end = later(2.0)
+        while not end():
+            await eventually(lambda: holding.is_connected, "it watches")
+            await eventually(later(0.15), "a stream is shorter than a quarter of the life")
+            await scene.cut()
+            scene.is_cut = False
+        assert scene.is_held and not scene.losses
+
+
+async def test_an_error_of_the_server_ends_neither_the_holding_nor_the_lock(scene: Scene) -> None:
+    failures: list[SynclineError] = [ProtocolBroken("nonsense"), Denied("no", action="watch")]
+    connect = scene.connect
+
+    async def broken() -> LockingLink:
+        if failures:
+            raise failures.pop()
+        return await connect()
+
+    holding = Holding(
+        broken,
+        ANN,
+        await scene.link().lock(LockWanted(ANN, (X,), lease_s=0.8)),
+        lost=scene.losses.append,
+        is_bounded=False,
+        backoff=QUICK,
+    )
+    async with kept(holding):
+        await eventually(lambda: holding.is_connected, "it watches after all")
+        assert scene.is_held and not scene.losses and not failures
+
+
+async def test_a_server_that_allows_less_than_before_keeps_the_lock_to_its_end(
+    scene: Scene,
+) -> None:
+    holding = await scene.holding(lease_s=0.4)
+    scene.volume.user_locks._limits = replace(LIMITS, user_lock_max_s=0.5)  # as after a restart
+    async with kept(holding):
+        await eventually(lambda: bool(scene.losses), "its life is over")
+    [loss] = scene.losses
+    assert loss.change is not None and loss.change.effect is LockEffect.EXPIRED
+    assert len(scene.links) < 5, "one stream was enough"
 
 
 async def test_a_bounded_life_ends_and_is_told_once(scene: Scene) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from syncline.core.changes import Change, HeldToken, Token
 from syncline.core.commits import decide
-from syncline.core.identity import Revision
+from syncline.core.entries import Entry
+from syncline.core.identity import EntryId, Revision
 from syncline.core.lock_rules import keeping_out, lost_tokens
 from syncline.core.user_locks import (
     Blocked,
@@ -234,6 +237,29 @@ def test_a_move_out_of_what_is_locked_lets_in_who_waited(table: DictTable) -> No
     assert granted(committed(book, table, move("e", 1, "z", b"e")), 2)  # U4
 
 
+def test_a_file_that_moves_out_of_what_is_locked_lets_in_who_waited(table: DictTable) -> None:
+    book = asked(held(table, ANN, "d"), table, request(2, BEN, "f"), waits=True).book
+    assert granted(committed(book, table, move("f", 1, "z", b"f")), 2)  # U4
+    book = asked(held(table, ANN, "g"), table, request(2, BEN, "e"), waits=True).book
+    assert granted(committed(book, table, move("g", 1, "z", b"g")), 2)
+
+
+def test_commits_of_files_that_nobody_asked_for_cost_no_look_at_who_waits(
+    table: DictTable,
+) -> None:
+    book = asked(held(table, ANN, "d"), table, request(2, BEN, "e"), waits=True).book
+    changed = [replace(table.states[id_of("x")], revision=Revision(2))]
+    turn = after_commit(book, Unasked(), changed, NOW, author("ann"))
+    assert turn.book is book and not turn.changes and not turn.settled
+
+
+class Unasked(DictTable):
+    """A table that nobody may look at."""
+
+    def entry(self, id: EntryId) -> Entry | None:
+        raise AssertionError("nothing is to be looked up")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -287,6 +313,20 @@ def test_nobody_moves_a_locked_entry_below_another_lock(table: DictTable) -> Non
         move("g", 1, "z", b"g"),
     ):  # U1: nor does their common owner
         assert set(keeping_out(second.locks, table, [change], author("ann"))) == {0}
+
+
+def test_a_move_that_may_yet_be_refused_opens_no_way_below_another_lock(table: DictTable) -> None:
+    book = asked(held(table, ANN, "d"), table, request(2, owner("ann", 1), "x")).book
+    stale = move("e", 7, "z", b"e")
+    changes = [stale, move("x", 1, "e", b"x")]
+    kept_out = keeping_out(book.locks, table, changes, author("ann"))
+    assert kept_out == {1: book.locks[id_of("x")]}  # U1: e is yet below d
+    carried: list[Change] = [
+        move("e", 7, "/", b"e"),
+        put_directory("n", 0, "e"),
+        move("x", 1, "n", b"x"),
+    ]
+    assert set(keeping_out(book.locks, table, carried, author("ann"))) == {2}
 
 
 def test_a_token_that_is_not_the_newest_is_lost(table: DictTable) -> None:

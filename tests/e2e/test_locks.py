@@ -224,6 +224,34 @@ def test_who_loses_the_lock_by_force_is_told_and_the_success_is_none(
     assert "lock_broken path='x'" in server.log
 
 
+def test_nobody_to_complain_to_ends_neither_the_other_locks_nor_the_command(
+    ann: Cli, ben: Cli
+) -> None:
+    done = ann.home / "done"
+    process = subprocess.Popen(
+        command("lock", "d", "x", "--hold", "--", "sh", "-c", WHILE_HELD, "sh", str(done)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=ann.environ,
+        cwd=ann.home,
+    )
+    try:
+        assert process.stderr is not None
+        process.stderr.close()
+        wait_until(lambda: is_locked(ben), "the locks are held", timeout_s=TIMEOUT_S)
+        ben.records("unlock", "x", "--force")
+        # The holder hears of it meanwhile, and cannot tell it.
+        ben.records("lock", "x")
+        ben.records("unlock", "x")
+        assert process.poll() is None and is_locked(ben, "d")
+        done.touch()
+        process.wait(TIMEOUT_S)
+        assert not is_locked(ben, "d")
+    finally:
+        end(process)
+
+
 def test_list_stat_and_locks_show_who_holds(ann: Cli, ben: Cli) -> None:
     assert ann.run("lock", "d", "--reason", "new figures", "--ttl", "1h").returncode == 0
     [lock] = ben.records("locks", "d/f")

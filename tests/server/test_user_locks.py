@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -15,10 +15,10 @@ from syncline.adapters.memory_chunks import MemoryChunkStore
 from syncline.adapters.memory_metadata import MemoryMetadataStore
 from syncline.compose.direct import DirectLink
 from syncline.core.changes import Author, Change, HeldToken, Proposal, Refusal, Token
-from syncline.core.identity import ReplicaId, Revision, VolumeId
+from syncline.core.identity import CommitId, ReplicaId, Revision, VolumeId
 from syncline.core.names import RelPath
-from syncline.core.table import Cursor
-from syncline.core.user_locks import LockEffect, Owner, SessionId
+from syncline.core.table import EMPTY_TABLE_DIGEST, Cursor, Head
+from syncline.core.user_locks import LockEffect, Owner, SessionId, UserLock
 from syncline.errors import Invalid, Locked, NoSpace, NotFound, Throttled, Unavailable
 from syncline.ports.link import Committed, LockingLink, Progress, WatchBegin, WatchEvent
 from syncline.ports.locks import (
@@ -26,13 +26,16 @@ from syncline.ports.locks import (
     LockNews,
     LockTable,
     LockWanted,
+    ToldLockChange,
     UnlockResult,
     UnlockTarget,
     UnlockWanted,
 )
-from syncline.ports.metadata import WriteSession
+from syncline.ports.metadata import TableReader, WriteSession
 from syncline.rpc.link import GrpcLink
+from syncline.server.feed import NEWS_CHANGES_MAX, Feed
 from syncline.server.limits import Limits
+from syncline.server.lock_service import UserLocks
 from syncline.server.volume import ServedVolume
 from tests.support.serving import (
     ALICE,
@@ -270,6 +273,25 @@ async def test_a_call_that_is_gone_holds_nothing(volume: ServedVolume) -> None:
         assert not volume.user_locks.locks
 
 
+async def test_those_who_wait_do_not_keep_the_holder_from_giving_it_back(ids: SeededIds) -> None:
+    backend = Backend.in_memory()
+    limits = replace(FAST, lock_waits_max=1, lock_waits_each_max=1)
+    async with served(backend, limits=limits) as volume, rpc_server(volume) as address:
+        await planted(DirectLink(volume), ids)
+        link, other = (GrpcLink(address, "default", timeout_s=20.0) for _ in range(2))
+        [lock] = await locked(link, ANN, "x")
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(locked(other, BEN, "x", wait_s=20.0))
+            await eventually(lambda: len(volume.user_locks.book.book.queue) == 1, "he waits")
+            held = HeldToken(lock.lock.entry, lock.lock.token)
+            assert (await link.renew(ALICE, [held], 60.0))[0] is not None
+            assert await unlocked(link, ANN, "x") is UnlockResult.UNLOCKED
+        assert waiting.result()[0].lock.owner == BEN
+        await link.close()
+        await other.close()
+    backend.close()
+
+
 async def test_a_server_that_stops_keeps_nobody_waiting(volume: ServedVolume) -> None:
     link = DirectLink(volume)
     await locked(link, ANN, "x")
@@ -311,6 +333,19 @@ async def test_a_later_session_of_the_owner_may_unlock_but_not_take_over(
     assert await unlocked(link, later, "x") is UnlockResult.UNLOCKED
 
 
+async def test_the_token_of_a_deleted_entry_does_not_keep_the_other_locks(
+    link: LockingLink, volume: ServedVolume, ids: SeededIds
+) -> None:
+    locks = await locked(link, ANN, "x", "d")
+    await link.delete(propose(delete("x", 1), ids=ids))
+    targets = tuple(UnlockTarget(each.lock.entry, each.lock.token) for each in locks)
+    done = await link.unlock(UnlockWanted(ALICE, "laptop", targets))
+    assert [each.result for each in done] == [UnlockResult.NOT_LOCKED, UnlockResult.UNLOCKED]
+    assert not volume.user_locks.locks
+    with pytest.raises(NotFound):
+        await link.unlock(UnlockWanted(ALICE, "laptop", (UnlockTarget(path("x"), Token(0)),)))
+
+
 async def test_limits_say_whose_they_are(ids: SeededIds) -> None:
     backend = Backend.in_memory()
     limits = Limits(user_locks_max=2, user_locks_each_max=1)
@@ -346,6 +381,21 @@ async def test_a_lease_that_is_not_renewed_ends_and_a_renewed_one_goes_on(
     assert longer[0] is not None and 2990 < longer[0].ends_s <= 3000
 
 
+async def test_a_longer_life_is_on_disk_before_it_is_told(
+    link: LockingLink, volume: ServedVolume
+) -> None:
+    [lock] = await locked(link, ANN, "x", ttl_s=60.0)
+    await locked(link, ANN, "d", ttl_s=60.0)
+    held = HeldToken(lock.lock.entry, lock.lock.token)
+    [left] = await link.renew(ALICE, [held], 3000.0)
+    with volume.metadata.read(volume.id) as reader:
+        stored = {each.lock.entry: each.left_s for each in reader.locks()}
+    assert left is not None and stored == {id_of("x"): pytest.approx(3000, abs=9), id_of("d"): 60.0}
+    await link.renew(BOB, [held], 5000.0)
+    with volume.metadata.read(volume.id) as reader:
+        assert max(each.left_s for each in reader.locks()) < 3001, "it is not his"
+
+
 async def test_signs_of_life_on_a_watch_renew_and_silence_does_not(
     volume: ServedVolume,
 ) -> None:
@@ -371,6 +421,30 @@ async def test_signs_of_life_on_a_watch_renew_and_silence_does_not(
         assert alive.is_set(), "it lasted longer than its lease, as long as there were signs"
         assert news is not None and news.changes[0].effect is LockEffect.EXPIRED
         await link.close()
+
+
+async def test_a_lock_that_is_asked_for_again_as_it_ends_is_not_taken_away(
+    volume: ServedVolume,
+) -> None:
+    link = DirectLink(volume)
+    [first] = await locked(link, ANN, "x", lease_s=0.05)
+    locks = volume.user_locks
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(locked(link, ANN, "x", lease_s=20.0))
+        while locks.times.of(first.lock.token).expires_s > 0.0:
+            # The loop stands still meanwhile: the call and the sweep come into one session.
+            pass
+        tasks.create_task(_sweep_next(locks))
+    [again] = asking.result()
+    assert 19 < again.expires_s <= 20
+    await locked(link, BEN, "d")
+    assert id_of("x") in locks.locks, "what was granted lasts"
+    left = await link.renew(ALICE, [HeldToken(again.lock.entry, again.lock.token)])
+    assert left[0] is not None and left[0].expires_s > 19
+
+
+async def _sweep_next(locks: UserLocks) -> None:
+    locks.sweep(0.05)
 
 
 # -- what is told --------------------------------------------------------------
@@ -425,6 +499,55 @@ async def test_who_missed_news_gets_the_table_again(volume: ServedVolume) -> Non
         await locked(link, BEN, "d")
         found = await anext(events)
     assert isinstance(found, LockTable) and [each.path for each in found.locks] == [path("d")]
+
+
+def test_news_of_long_paths_are_kept_within_a_bound() -> None:
+    feed = Feed(Head(Revision(0), CommitId(bytes(32)), EMPTY_TABLE_DIGEST), bytes_max=1)
+    lock = UserLock(id_of("x"), Token(1), ANN, "", 0.0, 60.0, 0)
+    change = ToldLockChange(LockEffect.GRANTED, LocatedLock(lock, path("x"), 0.0, 60.0, 60.0), None)
+    for _ in range(100):
+        feed.publish_news(LockNews((change,) * 64))
+    kept = [found for number in range(100) if (found := feed.news_after(number)) is not None]
+    assert [each.number for each in kept] == list(range(37, 101))
+    assert sum(len(each.news.changes) for each in kept) == NEWS_CHANGES_MAX
+    feed.publish_news(LockNews((change,) * (NEWS_CHANGES_MAX + 1)))
+    assert feed.news_after(100) is None, "who misses it gets the table"
+
+
+class SlowRows(MemoryMetadataStore):
+    """A store beside whose next look at rows something happens."""
+
+    beside: Callable[[], None] | None = None
+
+    @contextmanager
+    def read(self, volume: VolumeId, at: Revision | None = None) -> Iterator[TableReader]:
+        with super().read(volume, at) as session:
+            beside, self.beside = self.beside, None
+            if beside is not None:
+                beside()
+            yield session
+
+
+async def test_a_lock_on_what_was_just_made_does_not_break_a_list(ids: SeededIds) -> None:
+    metadata = SlowRows()
+    backend = Backend(None, metadata, MemoryChunkStore())
+    async with served(backend, limits=FAST) as volume:
+        link = DirectLink(volume)
+        await planted(link, ids)
+        await locked(link, ANN, "x")
+        loop = asyncio.get_running_loop()
+
+        async def make() -> None:
+            accepted(
+                await link.store(propose(put_file("new"), ids=ids, inline=[b"content"]), NOTHING)
+            )
+            await locked(link, ANN, "new")
+
+        metadata.beside = lambda: asyncio.run_coroutine_threadsafe(make(), loop).result(20)
+        found = [each.path async for each in link.locks(path(""))]
+        assert found == [path("x")] and metadata.beside is None
+        assert [each.path async for each in link.locks(path(""))] == [path("new"), path("x")]
+    backend.close()
 
 
 async def test_the_list_has_what_is_on_a_path_below_and_above(
@@ -543,4 +666,28 @@ async def test_what_could_not_be_written_did_not_happen(ids: SeededIds) -> None:
             await locked(link, BEN, "d/f")
         [lock] = await locked(link, BEN, "x")
         assert lock.lock.token == 3, "no token went to what did not happen"
+    backend.close()
+
+
+async def test_who_gave_up_on_a_full_disk_gets_nothing_afterwards(ids: SeededIds) -> None:
+    metadata = FullDisk()
+    backend = Backend(None, metadata, MemoryChunkStore())
+    async with served(backend, limits=FAST) as volume:
+        link = DirectLink(volume)
+        await planted(link, ids)
+        await locked(link, ANN, "x")
+        waiting = volume.user_locks.book
+
+        async def wait() -> None:
+            with pytest.raises(NoSpace):
+                await locked(link, BEN, "x", wait_s=0.3)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(wait())
+            await eventually(lambda: len(waiting.book.queue) == 1, "he waits")
+            metadata.is_full = True
+        metadata.is_full = False
+        await eventually(lambda: not waiting.book.queue, "nobody waits")
+        await unlocked(link, ANN, "x")
+        assert not volume.user_locks.locks
     backend.close()

@@ -115,8 +115,26 @@ async def _run(output: Output, program: Sequence[bytes], tokens: str) -> int:
         output.complain(f"'{os.fsdecode(program[0])}' cannot be run: {error.strerror}")
         return NOT_EXECUTABLE
     with _forwarding(process):
-        code = await process.wait()
+        code = await _end_of(process)
     return code if code >= 0 else SIGNALLED - code
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> int:
+    """Return the return code of a command; cancelled, raise that when the command has ended.
+
+    Nobody leaves a command behind that believes to be under a lock.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError as error:
+            cancelled = error
+        else:
+            break
+    if cancelled is not None:
+        raise cancelled
+    return code
 
 
 @contextmanager

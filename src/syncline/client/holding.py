@@ -20,7 +20,7 @@ from syncline.core.changes import Author, HeldToken
 from syncline.core.identity import NO_REVISION, Revision
 from syncline.core.table import Cursor
 from syncline.core.user_locks import LockEffect, Owner
-from syncline.errors import Throttled, TimedOut, Unavailable
+from syncline.errors import Invalid, SynclineError, Throttled, TimedOut, Unavailable
 from syncline.ports.link import Committed, Heartbeat, LockingLink, Progress, WatchBegin, WatchEvent
 from syncline.ports.locks import (
     LocatedLock,
@@ -74,6 +74,8 @@ class Holding:
         self._life_s = None if is_bounded else min(each.ends_s for each in locks)
         self._backoff = backoff or Backoff(most_s=min(5.0, self._every_s))
         self._head = Revision(0)
+        # Counted over all streams: a life must not end because each of them was short.
+        self._longer_s = asyncio.get_running_loop().time()
         self.is_connected = False
         """Whether it hears of losses now: the table of locks has come, and the stream is there."""
 
@@ -95,7 +97,8 @@ class Holding:
                             return
                 finally:
                     await link.close()
-            except (Unavailable, TimedOut, Throttled) as error:
+            except SynclineError as error:
+                # Whatever it is, it ends no lock (H2), nor what is done under one.
                 logger.info("lock_watch_broken code=%s error=%r", error.code, error.message)
             await asyncio.sleep(next(pauses))
 
@@ -157,13 +160,20 @@ class Holding:
     async def _signs(self, link: LockingLink) -> AsyncIterator[Progress]:
         """Yield signs of life (H1), and now and then make the life of the locks longer."""
         loop = asyncio.get_running_loop()
-        longer_s = loop.time()
         while True:
-            if self._life_s is not None and loop.time() - longer_s > self._life_s / 4:
-                longer_s = loop.time()
-                await link.renew(self._owner.author, self.held, self._life_s)
+            if self._life_s is not None and loop.time() - self._longer_s > self._life_s / 4:
+                await self._make_longer(link, self._life_s)
+                self._longer_s = loop.time()
             yield Progress(Cursor(self._head or NO_REVISION, None), 0, 0)
             await asyncio.sleep(self._every_s)
+
+    async def _make_longer(self, link: LockingLink, life_s: float) -> None:
+        try:
+            await link.renew(self._owner.author, self.held, life_s)
+        except Invalid as error:
+            # The server allows less than it did: the locks last as long as it said at first.
+            logger.warning("lock_not_made_longer error=%r", error.message)
+            self._life_s = None
 
     def _compare(self, locks: Sequence[LocatedLock]) -> None:
         there = {HeldToken(each.lock.entry, each.lock.token) for each in locks}

@@ -30,7 +30,7 @@ from syncline.core.entries import Entry, Kind
 from syncline.core.identity import EntryId
 from syncline.core.names import Name
 from syncline.core.table import Table
-from syncline.core.user_locks import Paths, UserLock, below, covering
+from syncline.core.user_locks import Paths, UserLock, covering
 
 Locks = Mapping[EntryId, UserLock]
 
@@ -104,26 +104,30 @@ def _second_cover(locks: Locks, view: _View, change: Change) -> UserLock | None:
     """
     if not isinstance(change, Move):
         return None
-    paths = view.paths
-    covers = {lock.owner.key for lock in covering(locks, paths, change.parent)}
-    if not covers:
-        return None
-    carried = list(below(locks, paths, change.id)) if paths.is_directory(change.id) else []
-    if change.id in locks:
-        carried.append(locks[change.id])
-    return next((lock for lock in carried if covers - {lock.owner.key}), None)
+    covers = {locks[id].owner.key for id in view.ways_up(change.parent) if id in locks}
+    others = [lock for lock in locks.values() if covers - {lock.owner.key}]
+    if others and not view.paths.is_directory(change.id):
+        others = [lock for lock in others if lock.entry == change.id]
+    carried = (lock for lock in others if change.id in view.ways_up(lock.entry))
+    return min(carried, key=lambda lock: lock.token, default=None)
 
 
 class _View:
-    """The table with the parents that earlier changes of the proposal gave; for ways up alone."""
+    """The table with the parents that earlier changes of the proposal gave; for ways up alone.
+
+    Some of these may be refused yet for another reason. For R2 that does not matter: what leaves
+    another owner's lock is not followed. R3 asks for all ways up that there may be.
+    """
 
     def __init__(self, table: Table) -> None:
         self._table = table
         self._parents: dict[EntryId, Entry] = {}
+        self._given: dict[EntryId, list[EntryId]] = {}
+        self._looked_up: dict[EntryId, tuple[EntryId, ...]] = {}
         self.paths = Paths(self)
 
     def follow(self, change: Change) -> None:
-        """Take in a change; what is refused for another reason later only makes this stricter."""
+        """Take in a change."""
         known = self.entry(change.id)
         match change:
             case PutDirectory() if known is None or not known.is_live:
@@ -132,11 +136,31 @@ class _View:
                 entry = replace(known, parent=change.parent)
             case _:
                 return
+        self._given.setdefault(change.id, []).append(change.parent)
         if change.id in (change.parent, *self.paths.above(change.parent)):
             # A cycle, which will be refused; there would be no end of the way up.
             return
         self._parents[change.id] = entry
         self.paths = Paths(self)
+
+    def ways_up(self, id: EntryId) -> set[EntryId]:
+        """Return the entry and all that it may be below, whichever of the changes stand."""
+        found: set[EntryId] = set()
+        waiting = [id]
+        while waiting:
+            each = waiting.pop()
+            if each not in found:
+                found.add(each)
+                waiting += (*self._above(each), *self._given.get(each, ()))
+        return found
+
+    def _above(self, id: EntryId) -> tuple[EntryId, ...]:
+        """Return the parent before the proposal; of the root and of what is not there, nothing."""
+        known = self._looked_up.get(id)
+        if known is None:
+            entry = self._table.entry(id)
+            known = self._looked_up[id] = () if entry is None else (entry.parent,)
+        return known
 
     def entry(self, id: EntryId) -> Entry | None:
         """Return the newest state of an entry, where the proposal would have it."""

@@ -254,12 +254,19 @@ def after_commit(
     book: Book, table: Table, entries: Iterable[Entry], now_ns: int, by: Author
 ) -> Turn:
     """Follow a commit: locks of deleted entries end, and a move may have freed one who waits."""
+    changed = tuple(entries)
     gone = [
-        book.locks[entry.id] for entry in entries if not entry.is_live and entry.id in book.locks
+        book.locks[entry.id] for entry in changed if not entry.is_live and entry.id in book.locks
     ]
     if gone:
         return end(book, table, gone, LockEffect.DELETED, now_ns, by)
-    return settle(book, table, now_ns) if book.queue else Turn(book)
+    # Most commits are of files that nobody asked for: these change no way up of what is asked for.
+    wanted = {id for request in book.queue for id in request.entries}
+    concerns = any(
+        entry.kind is Kind.DIRECTORY or entry.id in wanted or entry.id in book.locks
+        for entry in changed
+    )
+    return settle(book, table, now_ns) if wanted and concerns else Turn(book)
 
 
 def holder_of(book: Book, entry: EntryId, token: Token, author: Author) -> UserLock | None:

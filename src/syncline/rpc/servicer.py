@@ -209,13 +209,15 @@ class Servicer:
         """Renew leases."""
         name, author, tokens, ttl_s = convert_locks.renew_from_pb(request)
         volume = self._volumes.find(name)
-        return convert_locks.renewed_to_pb(await volume.user_locks.renew(author, tokens, ttl_s))
+        with self._volumes.unlocks.enter(context.peer()):
+            leases = await volume.user_locks.renew(author, tokens, ttl_s)
+        return convert_locks.renewed_to_pb(leases)
 
     async def unlock(self, request: pb.UnlockRequest, context: Context) -> pb.UnlockResponse:
         """End locks."""
         name, wanted = convert_locks.unlock_from_pb(request)
         volume = self._volumes.find(name)
-        with self._volumes.lock_waits.enter(context.peer()):
+        with self._volumes.unlocks.enter(context.peer()):
             return convert_locks.unlocked_to_pb(await volume.user_locks.unlock(wanted))
 
     async def list_locks(

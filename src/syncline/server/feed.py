@@ -22,6 +22,9 @@ from syncline.ports.locks import LockNews
 NEWS_MAX = 1024
 """News of locks that are kept for slow watchers; who missed some gets the table of locks again."""
 
+NEWS_CHANGES_MAX = 4096
+"""Changes in all news that are kept: each has a path, which may take some 5 KB of memory."""
+
 ENTRY_COST_BYTES = 600
 REF_COST_BYTES = 250
 COPIES = 3
@@ -86,7 +89,8 @@ class Feed:
         self._shared: WeakValueDictionary[Revision, FeedItem] = WeakValueDictionary()
         self._turns: WeakValueDictionary[Revision, asyncio.Lock] = WeakValueDictionary()
         self._news = asyncio.Event()
-        self._lock_news: deque[FeedNews] = deque(maxlen=NEWS_MAX)
+        self._lock_news: deque[FeedNews] = deque()
+        self._lock_changes = 0
         self.news_count = 0
         """How many news of locks there were."""
         self.is_closed = False
@@ -112,6 +116,9 @@ class Feed:
         """Append news of locks: they follow the head of now."""
         self.news_count += 1
         self._lock_news.append(FeedNews(self.news_count, self.head.revision, news))
+        self._lock_changes += len(news.changes)
+        while len(self._lock_news) > NEWS_MAX or self._lock_changes > NEWS_CHANGES_MAX:
+            self._lock_changes -= len(self._lock_news.popleft().news.changes)
         self._wake()
 
     def _wake(self) -> None:

@@ -63,7 +63,7 @@ class Limits:
     """What holders get to come back after a restart of the server, above what they had left."""
 
     lock_waits_max: int = 1024
-    """LOCK calls under way or waiting, of all clients."""
+    """LOCK calls under way or waiting, of all clients; apart from these as many UNLOCKs, RENEWs."""
 
     lock_waits_each_max: int = 64
     """The same for one connection."""

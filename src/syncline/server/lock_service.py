@@ -101,6 +101,7 @@ class UserLocks:
         self._waiting: dict[Ticket, _Waiting] = {}
         self._last_ticket = core.NO_TICKET
         self._over: dict[HeldToken, None] = {}
+        self._gone: dict[Ticket, None] = {}
         self._is_closed = False
         self._swept_s = self._kept_s = clock.monotonic_s()
 
@@ -151,9 +152,8 @@ class UserLocks:
         finally:
             del self._waiting[ticket]
             if not is_told:
-                self._post(
-                    lambda session: self.book.withdraw(session, ticket, is_abandoned=True)
-                )  # K5
+                self._gone[ticket] = None
+                self._take_back(ticket)  # K5
         return self._granted(verdict, waiting.paths)
 
     async def _verdict(self, ticket: Ticket, waiting: _Waiting, wait_s: float) -> Verdict:
@@ -169,6 +169,17 @@ class UserLocks:
             raise Unavailable("the server is stopping; ask for the lock again when it is back")
         assert waiting.verdict is not None, "a request that does not wait has come to something"
         return waiting.verdict
+
+    def _take_back(self, ticket: Ticket) -> None:
+        """Have what a call asked for or was granted taken back; `sweep` asks for it until it is."""
+
+        def told(step: Step) -> None:
+            self.tell(step)
+            self._gone.pop(ticket, None)
+
+        self._writer.post(
+            lambda session: self.book.withdraw(session, ticket, is_abandoned=True), after=told
+        )
 
     def close(self) -> None:
         """End the calls that wait: the server is stopping."""
@@ -208,7 +219,10 @@ class UserLocks:
     async def renew(
         self, author: Author, tokens: Sequence[HeldToken], ttl_s: float
     ) -> list[LeaseLeft | None]:
-        """Renew leases; None where the lock is lost. Raises Invalid for a time out of range."""
+        """Renew leases; None where the lock is lost. Raises Invalid for a time out of range.
+
+        A longer life is durable on return; a lease alone costs no writing.
+        """
         self._range(ttl_s, "ttl")
         found: list[LeaseLeft | None] = []
         for held in tokens:
@@ -218,6 +232,10 @@ class UserLocks:
             if lock is not None and is_own and lock.token == held.token:
                 times = self.times.renew(held.token, ttl_s)
             found.append(LeaseLeft(times.expires_s, times.ends_s) if times else None)
+        if ttl_s and any(found):
+            # A crash may make a lock longer than it was told, and never shorter.
+            longer = self.times.all(held.token for held in tokens)
+            await self._writer.submit(lambda session: self.book.checkpoint(session, longer))
         return found
 
     def renew_session(self, author: Author, session: SessionId) -> int:
@@ -256,33 +274,16 @@ class UserLocks:
 
     # -- what is told ------------------------------------------------------------
 
-    def find(self, reader: TableReader, path: RelPath) -> list[tuple[UserLock, RelPath]]:
-        """Return the locks on a path, below and above it, by path; for any thread.
-
-        Raises NotFound for a path that is not there.
-        """
-        locks = self.locks
-        entry = entry_at(reader, path)
-        if entry is None:
-            raise not_found(path)
-        chosen: list[UserLock]
-        if entry == ROOT_ID:
-            chosen = list(locks.values())
-        else:
-            above = core.Paths(reader)
-            chosen = [*core.covering(locks, above, entry), *core.below(locks, above, entry)]
-        paths = paths_of(reader, chosen)
-        found = [(lock, paths[lock.entry]) for lock in chosen]
-        return sorted(found, key=lambda each: each[1].parts)
-
     async def listing(
         self, metadata: MetadataStore, volume: VolumeId, workers: Executor, path: RelPath
     ) -> list[LocatedLock]:
         """Return the locks on a path, below and above it, by path; raise NotFound."""
+        # Before the rows: they have all that was locked by now, and not what is made meanwhile.
+        locks = self.locks
 
         def look() -> list[tuple[UserLock, RelPath]]:
             with metadata.read(volume) as reader:
-                return self.find(reader, path)
+                return _find(locks, reader, path)
 
         return [self._located(lock, where) for lock, where in await workers.run(look)]
 
@@ -313,6 +314,7 @@ class UserLocks:
             if isinstance(verdict, tuple):
                 for lock in verdict:
                     self.times.begin(lock)
+                    self._over.pop(HeldToken(lock.entry, lock.token), None)
             waiting = self._waiting.get(ticket)
             if waiting is not None:
                 waiting.verdict, waiting.paths = verdict, step.paths
@@ -335,8 +337,10 @@ class UserLocks:
             self._over[held] = None
         if self._over:
             # Again at each sweep until it is done: a full disk may have kept it from being written.
-            over = list(self._over)
+            over = [self.locks[held.entry] for held in self._over]
             self._post(lambda session: self.book.expire(session, over))
+        for ticket in self._gone:
+            self._take_back(ticket)
         if self.locks and now_s - self._kept_s >= CHECKPOINT_S:
             self.keep_times()
 
@@ -352,6 +356,24 @@ class UserLocks:
 
     def _post(self, work: Callable[[WriteSession], Step]) -> None:
         self._writer.post(work, after=self.tell)
+
+
+def _find(
+    locks: Mapping[EntryId, UserLock], reader: TableReader, path: RelPath
+) -> list[tuple[UserLock, RelPath]]:
+    """Return the locks on a path, below and above it, by path; raise NotFound."""
+    entry = entry_at(reader, path)
+    if entry is None:
+        raise not_found(path)
+    chosen: list[UserLock]
+    if entry == ROOT_ID:
+        chosen = list(locks.values())
+    else:
+        above = core.Paths(reader)
+        chosen = [*core.covering(locks, above, entry), *core.below(locks, above, entry)]
+    paths = paths_of(reader, chosen)
+    found = [(lock, paths[lock.entry]) for lock in chosen]
+    return sorted(found, key=lambda each: each[1].parts)
 
 
 def _log(change: LockChange, path: RelPath) -> None:

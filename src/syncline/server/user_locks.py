@@ -103,10 +103,11 @@ class LockBook:
         turn = core.withdraw(self.book, session, ticket, now_ns, is_abandoned=is_abandoned)
         return self._take(session, turn)
 
-    def expire(self, session: WriteSession, over: Sequence[HeldToken]) -> Step:
-        """End locks that are over."""
-        now_ns = self._clock.wall_ns()
-        return self._take(session, core.end(self.book, session, over, LockEffect.EXPIRED, now_ns))
+    def expire(self, session: WriteSession, over: Sequence[UserLock]) -> Step:
+        """End locks that are over; one that was asked for again since is another value, and not."""
+        now_ns, locks = self._clock.wall_ns(), self.book.locks
+        still = [lock for lock in over if locks.get(lock.entry) is lock]
+        return self._take(session, core.end(self.book, session, still, LockEffect.EXPIRED, now_ns))
 
     def unlock(
         self,
@@ -120,9 +121,10 @@ class LockBook:
         found: list[UserLock | None] = []
         for target, token in targets:
             entry = entry_at(session, target)
-            if entry is None:
+            if entry is None and token == NO_TOKEN:
                 return Step(self.book, error=not_found(target))
-            lock = self.book.locks.get(entry)
+            # A lock that ended with its entry must not keep the others from being given back.
+            lock = None if entry is None else self.book.locks.get(entry)
             found.append(lock if lock is not None and token in (NO_TOKEN, lock.token) else None)
         locks = list(dict.fromkeys(lock for lock in found if lock is not None))
         others = [lock for lock in locks if not lock.is_of(author)]

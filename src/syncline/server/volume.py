@@ -104,6 +104,12 @@ class VolumeSet:
         self.lock_waits = Gate(
             "LOCKs", total_max=limits.lock_waits_max, each_max=limits.lock_waits_each_max
         )
+        # Apart from LOCKs: those who wait for a lock must not keep its holder from giving it back.
+        self.unlocks = Gate(
+            "UNLOCKs and RENEWs",
+            total_max=limits.lock_waits_max,
+            each_max=limits.lock_waits_each_max,
+        )
 
     def find(self, name: str) -> ServedVolume:
         """Return a volume; raise NotFound with its name."""

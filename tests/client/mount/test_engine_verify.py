@@ -17,6 +17,7 @@ from syncline.core.fingerprints import Seen
 from syncline.core.identity import EntryId, Revision, digest_of
 from syncline.core.names import Name
 from syncline.core.trees import Mode, state_of
+from syncline.errors import Throttled
 from syncline.ports.mount_control import (
     FindingCode,
     MountPhase,
@@ -611,6 +612,23 @@ async def test_what_nobody_has_any_more_is_told_and_asked_for_ever_later(scene: 
     await scene.passes(4_000.0)
     assert len(ann.way.proposals) - before < 15
     assert scene.head == Revision(1)
+
+
+@simulated
+async def test_a_mount_that_could_not_refill_the_server_is_not_called_equal(
+    scene: Scene,
+) -> None:
+    ann = scene.add("ann")
+    ann.user.write(b"file", LARGE)
+    await scene.rest(ann)
+    ann.way.store_error = Throttled("too much is going on")
+    assert flip(scene, LARGE[-500:])
+    assert await server_verify(scene)
+    await scene.until(lambda: ann.status.is_connected, "ann is back")
+    result = await ann.mount.verify(None)
+    assert (result.end, result.pending_count) == (VerifyEnd.PENDING, 1)
+    ann.way.store_error = None
+    assert (await ann.mount.verify(None)).end is VerifyEnd.EQUAL
 
 
 @simulated

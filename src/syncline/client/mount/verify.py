@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from syncline.client.local import local_error
 from syncline.client.mount.engine import Engine
-from syncline.client.mount.refill import Refilled, Refiller
+from syncline.client.mount.refill import Refiller
 from syncline.client.mount.verify_files import (
     FileCheck,
     Judged,
@@ -380,10 +380,12 @@ class Verifier:
             refilled = await self._refiller.refill()
         except ENDS_ALL as error:
             logger.info("refill_broken code=%s error=%r", error.code, error.message)
-            refilled = Refilled()
+            # What the server lacks is not known, and no mount is equal to that.
+            tally.wait(RelPath())
+            return
         tally.refilled += refilled.count
         for path in refilled.left:
-            detail = "the server lacks some of its content, and so does this mount"
+            detail = "the server lacks some of its content, and this mount could not give it back"
             tally.find(MountProblem(path, FindingCode.DAMAGED.value, detail))
 
 
