@@ -252,3 +252,23 @@ def test_what_cannot_be_given_a_name_at_once_gets_one_soon(name: str) -> None:
     world.rest()
     world.check_equal()
     assert SAVED in world.paths().values()
+
+
+def test_a_disk_that_turns_read_only_in_the_middle_leaves_nothing_out() -> None:
+    world = world_before(SCENES["edit"])
+    plan = world.plan()
+
+    def freeze(each: int, operation: Operation) -> None:
+        if operation.name == "exchange":
+            world.disk.fail(errno.EROFS, operation="exchange", times=None)
+            world.disk.fail(errno.EROFS, operation="move", times=None)
+
+    with world.before_each(freeze):
+        world.place(plan.placing)
+    world.disk.heal()
+    world.pass_time()
+    world.applier.let_go()
+    world.applier.let_go()
+    assert world.user.tree(b".syncline/displaced") == {}
+    world.rest()
+    world.check_equal()

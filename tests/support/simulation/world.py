@@ -12,6 +12,7 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from syncline.client.mount.looking import DEGRADED_SCAN_S
@@ -285,7 +286,8 @@ class World:
             raise AssertionError(f"{machine.name} halted for nothing: {halt}")
         self.report.met[brake(halt.reason)] += 1
         self.oracle.note(f"{self.loop.time():9.3f} {machine.name} resumes: {halt.reason.value}")
-        await supervisor.resume(halt)
+        with suppress(Crashed):
+            await supervisor.resume(halt)
 
     # -- calm ------------------------------------------------------------------------
 

@@ -147,6 +147,8 @@ class Applier:
                 work.carry_out(actions)
                 stager.clear()
             except OSError as error:
+                # What came out so far is recorded by nobody; its names tell what it is.
+                self._lingering.look_again()
                 raise local_error(error, b"") from error
         self._lingering.take(batch.displaced)
         if batch.has_left:

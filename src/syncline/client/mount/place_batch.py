@@ -90,7 +90,7 @@ class Batch:
     rescued: list[RelPath] = field(default_factory=list)
     displaced: list[Displaced] = field(default_factory=list)
     has_left: bool = False
-    """A user's content could not be given a name in the mount yet."""
+    """Something may be in our directory that nobody is responsible for yet."""
     needs_sync_all: bool = False
     touched: set[EntryId] = field(default_factory=set)
     _run: list[Done] = field(default_factory=list)

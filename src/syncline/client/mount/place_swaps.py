@@ -67,6 +67,8 @@ def swap(
     try:
         own.displaced.exchange(name, directory, place[1])
     except OSError:
+        # Also for where it cannot be moved back.
+        batch.has_left = True
         own.displaced.move(name, own.staging, staged.name)
         raise
     stager.took(staged)

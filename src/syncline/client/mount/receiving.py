@@ -126,6 +126,10 @@ class Receiving(Lane):
 
     # -- large content -----------------------------------------------------------
 
+    def begin_anew(self) -> None:
+        """Know that something may have been left where content is staged."""
+        self._is_staging_clean = False
+
     async def tidy(self, planned: Planned) -> None:
         """Remove what is staged of contents that nobody wants any more (G2)."""
         if not (planned.wanted or self._large or self._is_staging_clean):
