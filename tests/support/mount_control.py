@@ -7,12 +7,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from syncline.core.changes import Author, Token
+from syncline.core.identity import EntryId, ReplicaId
 from syncline.core.names import RelPath
 from syncline.core.safety import Halt, HaltReason
 from syncline.core.trees import Mode
+from syncline.core.user_locks import Owner, SessionId, UserLock
 from syncline.ports.link import Effect
+from syncline.ports.locks import LocatedLock, Unlocked, UnlockResult
 from syncline.ports.mount_control import (
     Change,
+    LockAsked,
+    LocksResult,
+    MountLock,
     MountPhase,
     MountProblem,
     MountStatus,
@@ -20,6 +27,7 @@ from syncline.ports.mount_control import (
     ResumeResult,
     StatusNews,
     Transfer,
+    UnlockedResult,
     VerifyEnd,
     Verifying,
     VerifyResult,
@@ -30,6 +38,16 @@ from syncline.ports.mount_control import (
 RAW = b"a\n\xff\\b/\xc3\xa9\x1b[2J"
 SHOWN = "a\\x0a\\xff\\\\b/é\\x1b[2J"
 HALT = Halt(HaltReason.MASS_DELETE, "2000 of 3000 entries were deleted", "delete 2000 entries")
+LOCK = UserLock(
+    EntryId(b"e" * 16),
+    Token(7),
+    Owner(Author(ReplicaId(b"r" * 16), "bob\x1b"), "box\x1b", SessionId(b"s" * 16)),
+    "new figures\x1b",
+    30.0,
+    28_800.0,
+    1_700_000_000_123_456_789,
+)
+LOCATED = LocatedLock(LOCK, RelPath.parse(RAW), 12.5, 29.25, 28_787.5)
 IDLE = MountStatus(
     MountPhase.IN_SYNC,
     b"/home/\xff/work",
@@ -61,6 +79,8 @@ BUSY = replace(
     ),
     is_watch_degraded=True,
     verifying=Verifying(40, 5000, 12_345),
+    lock_count=3,
+    locks=(MountLock(RelPath.parse(b"own"), LOCK, True), MountLock(RelPath(), LOCK, False)),
 )
 AWAY = replace(
     IDLE,
@@ -92,6 +112,7 @@ class ScriptedControl:
         self.is_open = False
         self.verified: VerifyResult | None = None
         """What a verification comes to; None: it goes on."""
+        self.granted: tuple[LocatedLock, ...] = (LOCATED,)
         self.news = StatusNews()
         self._status = status
 
@@ -148,6 +169,22 @@ class ScriptedControl:
             return ResumeResult(ResumeEnd.HALTED, halt)
         self.show(replace(self._status, phase=MountPhase.IN_SYNC, halt=None))
         return ResumeResult(ResumeEnd.RESUMED, halt)
+
+    async def lock(self, asked: LockAsked) -> LocksResult:
+        """Give the locks of the script, and note what was asked."""
+        self.asked.append(asked)
+        return LocksResult(self.granted)
+
+    async def unlock(self, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:
+        """Unlock as many of the locks of the script as are asked for."""
+        self.asked.append((paths, is_forced))
+        result = UnlockResult.BROKEN if is_forced else UnlockResult.UNLOCKED
+        return UnlockedResult(tuple(Unlocked(result, each) for each in self.granted[: len(paths)]))
+
+    async def locks(self, path: RelPath) -> LocksResult:
+        """Show the locks of the script."""
+        self.asked.append(path)
+        return LocksResult(self.granted)
 
     @asynccontextmanager
     async def mounted(self) -> AsyncIterator[ScriptedControl]:

@@ -22,20 +22,21 @@ from dataclasses import dataclass, field, replace
 
 from syncline.adapters.memory_mount_state import MemoryMountSession, MemoryMountState
 from syncline.client.mount.control import MountSupervisor
-from syncline.core.changes import Answer, Proposal, Refusal, RefusalCode
+from syncline.core.changes import Answer, Author, HeldToken, Proposal, Refusal, RefusalCode
 from syncline.core.identity import ROOT_ID, Digest, EntryId, Revision
 from syncline.core.names import RESERVED_ROOT_NAME, Name, RelPath
 from syncline.errors import NoSpace, SynclineError
 from syncline.ports.files import FileKind
 from syncline.ports.link import (
     ChunkSource,
-    Link,
     Located,
+    LockingLink,
     Progress,
     ServerFacts,
     WatchBegin,
     WatchEvent,
 )
+from syncline.ports.locks import LeaseLeft, LocatedLock, LockWanted, Unlocked, UnlockWanted
 from syncline.ports.mount_control import MountPhase, MountStatus
 from syncline.ports.mount_state import MountFacts
 from tests.support.simulation.loop import SimulatedLoop, run_simulated
@@ -76,12 +77,26 @@ class Way:
 class WayLink:
     """A link that does what its way says."""
 
-    def __init__(self, link: Link, way: Way) -> None:
+    def __init__(self, link: LockingLink, way: Way) -> None:
         self._link = link
         self._way = way
 
     async def hello(self) -> ServerFacts:
         return await self._link.hello()
+
+    async def lock(self, wanted: LockWanted) -> Sequence[LocatedLock]:
+        return await self._link.lock(wanted)
+
+    async def renew(
+        self, author: Author, tokens: Sequence[HeldToken], ttl_s: float = 0.0
+    ) -> Sequence[LeaseLeft | None]:
+        return await self._link.renew(author, tokens, ttl_s)
+
+    async def unlock(self, wanted: UnlockWanted) -> Sequence[Unlocked]:
+        return await self._link.unlock(wanted)
+
+    def locks(self, path: RelPath) -> AsyncIterator[LocatedLock]:
+        return self._link.locks(path)
 
     async def store(self, proposal: Proposal, source: ChunkSource) -> Answer:
         self._way.proposals.append(proposal)
@@ -175,7 +190,7 @@ class Player(ClientMachine):
         self.state = SceneState(MountFacts(self.replica, None, None))
         self.way = Way()
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> LockingLink:
         return WayLink(await super()._connect(), self.way)
 
     @property

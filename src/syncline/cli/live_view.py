@@ -19,6 +19,7 @@ from syncline.cli.mount_records import (
     WATCH_DEGRADED,
     change_line,
     connection_text,
+    lock_line,
     pending_text,
     problem_line,
     revision_text,
@@ -31,7 +32,8 @@ from syncline.ports.mount_control import MountControl, MountPhase, MountStatus, 
 DRAWS_PER_S = 8
 TRANSFERS_MAX = 5
 PROBLEMS_MAX = 5
-CHANGES_MAX = 8
+LOCKS_MAX = 2
+CHANGES_MAX = 6
 BAR_WIDTH = 24
 
 _STYLES = {
@@ -69,6 +71,10 @@ def view(status: MountStatus) -> RenderableType:
     hidden = status.problem_count - min(len(status.problems), PROBLEMS_MAX)
     if hidden > 0:
         parts.append(_line((f"and {hidden} more problems: 'syncline status' shows them", "yellow")))
+    parts += [_line((lock_line(each), "cyan")) for each in status.locks[:LOCKS_MAX]]
+    hidden = status.lock_count - min(len(status.locks), LOCKS_MAX)
+    if hidden > 0:
+        parts.append(_line((f"and {hidden} more locks: 'syncline locks' shows them", "cyan")))
     parts += [_line((change_line(each), "")) for each in status.changes[-CHANGES_MAX:]]
     return Group(*parts)
 

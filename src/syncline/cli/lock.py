@@ -11,13 +11,17 @@ from syncline.cli.options import ClientOptions, client_options, example, raw_pat
 
 if TYPE_CHECKING:
     from syncline.cli.exits import ExitCode
+    from syncline.cli.lock_places import InMount
+    from syncline.cli.output import Output
     from syncline.cli.session import Session
+    from syncline.ports.locks import LocatedLock
 
 
 @click.command(
     "lock",
     epilog=example(
         "syncline lock report.odt --reason 'new figures' --ttl 8h",
+        "syncline lock ~/shared/plans --wait 30s",
         "syncline lock photos --wait 30s --hold -- sh -c 'syncline store photos'",
     ),
 )
@@ -54,26 +58,37 @@ def command(
     lease: float | None,
     options: ClientOptions,
 ) -> int:
-    """Keep others from changing paths of a volume; a directory, with all that is below it.
+    """Keep others from changing a file; or a directory, with all that is below it.
 
-    Others can look and fetch. Several paths are locked together or not at all. With --hold, PATH...
+    PATH is in a running mount, which then holds the lock, or in a volume. Others can look and
+    fetch. Several paths are locked together or not at all. With --hold, PATH...
     and the command are parted by --: the lock ends with the command, whose exit code this one has.
     """
-    from syncline.cli.session import run_client
+    from syncline.cli.lock_places import run_there
 
     split = _split(arguments) if hold else None
     if split is None:
         if lease is not None:
             raise click.UsageError("--lease goes with --hold: nothing else renews a lease")
         life_s = TTL_S if ttl is None else ttl
-        return run_client(options, lambda session: _lock(session, arguments, reason, life_s, wait))
+        return run_there(
+            options,
+            arguments,
+            lambda found, output: _lock_in_mount(found, output, reason, life_s, wait),
+            lambda session: _lock(session, arguments, reason, life_s, wait),
+        )
     paths, program = split
     from syncline.cli.lock_hold import Wish
     from syncline.cli.lock_hold import hold as hold_locks
 
     wish = Wish(paths, reason, ttl, lease, wait)
     ended: list[int] = []
-    code = run_client(options, lambda session: hold_locks(session, wish, program, ended))
+    code = run_there(
+        options,
+        paths,
+        _refuse_to_hold,
+        lambda session: hold_locks(session, wish, program, ended),
+    )
     return ended[0] if ended and code == 0 else code
 
 
@@ -92,13 +107,34 @@ def _split(arguments: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], tuple[bytes
     return paths, program
 
 
+def _lock_in_mount(
+    found: InMount, output: Output, reason: str, ttl_s: float, wait_s: float
+) -> ExitCode:
+    from syncline.cli.exits import ExitCode
+    from syncline.compose.control import ask_lock
+    from syncline.ports.mount_control import LockAsked
+
+    asked = LockAsked(found.paths, reason, ttl_s, wait_s)
+    for located in ask_lock(found.place.state, asked).locks:
+        _tell(located, output)
+    return ExitCode.OK
+
+
+def _refuse_to_hold(found: InMount, output: Output) -> ExitCode:
+    from syncline.errors import Invalid
+
+    raise Invalid(
+        f"'{found.place.shown}' is mounted, and its mount holds the locks in it: lock, run the"
+        " command, unlock; or name the volume with --volume",
+        field="hold",
+        reason="in a mount",
+    )
+
+
 async def _lock(
     session: Session, raws: tuple[bytes, ...], reason: str, ttl_s: float, wait_s: float
 ) -> ExitCode:
     from syncline.cli.exits import ExitCode
-    from syncline.cli.lock_options import duration_text
-    from syncline.cli.lock_records import lock_record
-    from syncline.cli.records import shown
     from syncline.cli.session import link_to, remote_address
     from syncline.compose.connect import author, host, lock_session
     from syncline.core.user_locks import Owner
@@ -110,11 +146,17 @@ async def _lock(
     wanted = LockWanted(owner, targets, reason, 0.0, ttl_s, wait_s)
     async with link_to(session) as link:
         for located in await link.lock(wanted):
-            if session.output.is_json:
-                session.output.record({"result": "locked", **lock_record(located)})
-            else:
-                life = duration_text(located.ends_s)
-                session.output.line(
-                    f"locked     {shown(located.path)}  for {life}, token {located.lock.token}"
-                )
+            _tell(located, session.output)
     return ExitCode.OK
+
+
+def _tell(located: LocatedLock, output: Output) -> None:
+    from syncline.cli.lock_options import duration_text
+    from syncline.cli.lock_records import lock_record
+    from syncline.cli.records import shown
+
+    if output.is_json:
+        output.record({"result": "locked", **lock_record(located)})
+    else:
+        life = duration_text(located.ends_s)
+        output.line(f"locked     {shown(located.path)}  for {life}, token {located.lock.token}")

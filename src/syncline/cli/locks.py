@@ -10,7 +10,10 @@ from syncline.cli.options import ClientOptions, client_options, example, raw_pat
 
 if TYPE_CHECKING:
     from syncline.cli.exits import ExitCode
+    from syncline.cli.lock_places import InMount
+    from syncline.cli.output import Output
     from syncline.cli.session import Session
+    from syncline.ports.locks import LocatedLock
 
 
 @click.command(
@@ -23,25 +26,58 @@ if TYPE_CHECKING:
 def command(path: bytes, watch: bool, options: ClientOptions) -> int:
     """List the locks of a volume; with PATH, those on it, below it and above it.
 
+    PATH, or the current directory, may be in a running mount: then they are those of its volume.
     A line has path, holder, host, since when, why, and how long it lasts at most.
     """
-    from syncline.cli.session import run_client
+    from syncline.cli.lock_places import run_there
 
     body = _watch if watch else _list
-    return run_client(options, lambda session: body(session, path))
+    in_mount = _watch_in_mount if watch else _list_in_mount
+    return run_there(
+        options,
+        (path,),
+        lambda found, output: in_mount(found, output, options),
+        lambda session: body(session, path),
+    )
+
+
+def _list_in_mount(found: InMount, output: Output, options: ClientOptions) -> ExitCode:
+    from syncline.cli.exits import ExitCode
+    from syncline.compose.control import ask_locks
+
+    for located in ask_locks(found.place.state, found.paths[0]).locks:
+        _tell(located, output)
+    return ExitCode.OK
+
+
+def _watch_in_mount(found: InMount, output: Output, options: ClientOptions) -> ExitCode:
+    from dataclasses import replace
+
+    from syncline.cli.exits import ExitCode
+    from syncline.cli.session import run_client
+
+    # Nothing in the mount is asked: its volume is watched.
+    there = replace(options, server=found.status.server, volume=found.status.volume)
+    path = bytes(found.paths[0])
+    return ExitCode(run_client(there, lambda session: _watch(session, path)))
+
+
+def _tell(located: LocatedLock, output: Output) -> None:
+    from syncline.cli.lock_records import lock_line, lock_record
+
+    if output.is_json:
+        output.record(lock_record(located))
+    else:
+        output.line(lock_line(located))
 
 
 async def _list(session: Session, raw: bytes) -> ExitCode:
     from syncline.cli.exits import ExitCode
-    from syncline.cli.lock_records import lock_line, lock_record
     from syncline.cli.session import link_to, remote_address
 
     async with link_to(session) as link:
         async for located in link.locks(remote_address(raw).path):
-            if session.output.is_json:
-                session.output.record(lock_record(located))
-            else:
-                session.output.line(lock_line(located))
+            _tell(located, session.output)
     return ExitCode.OK
 
 
@@ -50,7 +86,7 @@ async def _watch(session: Session, raw: bytes) -> ExitCode:
     from syncline.cli.session import remote_address
     from syncline.client.holding import follow_locks
     from syncline.compose.connect import author
-    from syncline.ports.locks import LocatedLock, LockTable
+    from syncline.ports.locks import LockTable
 
     path, output = remote_address(raw).path, session.output
 

@@ -127,6 +127,7 @@ def _facts(status: MountStatus) -> tuple[object, ...]:
         status.problems,
         status.halt,
         status.is_watch_degraded,
+        status.locks,
     )
 
 

@@ -16,6 +16,7 @@ from syncline.core.safety import Halt
 from syncline.ports.link import Effect
 from syncline.ports.mount_control import (
     Change,
+    MountLock,
     MountPhase,
     MountProblem,
     MountStatus,
@@ -60,7 +61,7 @@ _NEXT_STEPS = {
     "busy": "wait until the program that writes it is done, or end that program",
     "no_space": "make room on the disk that is full",
     "local_failure": "check the path and its permissions on this machine",
-    "locked": "wait until the other writer is done",
+    "locked": "wait: it is kept as it is here, and goes on when the lock ends",
     "corrupt": "let the operator check the server's data with 'syncline server verify'",
     "not_found": "store it again from a machine that has it: the server lacks its content",
     "too_large": "make it smaller, or name it in .synclineignore",
@@ -108,6 +109,25 @@ def status_record(status: MountStatus) -> dict[str, Json]:
         "halt": _halt_record(status.halt),
         "watch_degraded": status.is_watch_degraded,
         "verifying": verifying_record(status.verifying),
+        "lock_count": status.lock_count,
+        "locks": [_lock_record(lock) for lock in status.locks],
+    }
+
+
+def _lock_record(shown_lock: MountLock) -> dict[str, Json]:
+    lock = shown_lock.lock
+    return {
+        "path": str(shown_lock.path),
+        "entry": lock.entry.hex(),
+        "token": lock.token,
+        "own": shown_lock.is_own,
+        "holder": lock.owner.author.name,
+        "replica": lock.owner.author.replica.hex(),
+        "host": lock.owner.host,
+        "session": lock.owner.session.hex(),
+        "reason": lock.reason,
+        "since": utc_text(lock.granted_ns),
+        "since_ns": lock.granted_ns,
     }
 
 
@@ -207,6 +227,10 @@ def status_lines(status: MountStatus) -> list[str]:
     hidden = status.problem_count - len(status.problems)
     if hidden > 0:
         lines.append(f"  problem     and {hidden} more")
+    lines += [f"  lock        {lock_line(lock)}" for lock in status.locks]
+    hidden = status.lock_count - len(status.locks)
+    if hidden > 0:
+        lines.append(f"  lock        and {hidden} more")
     lines += [f"  change      {change_line(change)}" for change in status.changes]
     return lines
 
@@ -261,6 +285,16 @@ def problem_line(problem: MountProblem) -> str:
     """Return one path that is not in sync: which, why, what to do."""
     detail = f" ({plain(problem.detail)})" if problem.detail else ""
     return f"{shown(problem.path)}: {plain(problem.code)}{detail}; {next_step(problem)}"
+
+
+def lock_line(shown_lock: MountLock) -> str:
+    """Return a lock: on what, whose, since when, why."""
+    lock = shown_lock.lock
+    reason = f": {plain(lock.reason)}" if lock.reason else ""
+    whose = "own lock of this mount"
+    if not shown_lock.is_own:
+        whose = f"locked by {plain(lock.owner.author.name)} on {plain(lock.owner.host)}"
+    return f"{shown(shown_lock.path)}  {whose}, since {local_text(lock.granted_ns)}{reason}"
 
 
 def transfer_line(transfer: Transfer) -> str:

@@ -25,21 +25,26 @@ from typing import assert_never
 
 from syncline.compose.control_messages import (
     Answer,
+    AskLock,
+    AskLocks,
     AskResume,
     AskStatus,
+    AskUnlock,
     AskVerify,
     AskWait,
     Request,
+    read_locks,
     read_request,
     read_resume,
     read_status,
+    read_unlocked,
     read_verify,
     read_wait,
     write_answer,
     write_error,
     write_request,
 )
-from syncline.core.names import escape
+from syncline.core.names import RelPath, escape
 from syncline.core.safety import Halt
 from syncline.errors import (
     Denied,
@@ -53,9 +58,12 @@ from syncline.errors import (
     Unavailable,
 )
 from syncline.ports.mount_control import (
+    LockAsked,
+    LocksResult,
     MountControl,
     MountStatus,
     ResumeResult,
+    UnlockedResult,
     VerifyResult,
     WaitResult,
 )
@@ -70,6 +78,8 @@ ANSWER_BYTES_MAX = 16 * 1024 * 1024
 REQUEST_WAIT_S = 10.0
 ANSWER_WAIT_S = 10.0
 """How long one side may keep the other waiting, beyond a wait that was asked for."""
+LOCK_ANSWER_WAIT_S = 60.0
+"""The mount asks the server in turn, and waits a little until what is under way is done."""
 ACCEPT_PAUSE_S = 1.0
 CONNECT_PAUSE_S = 0.05
 _ADDRESS_BYTES_MAX = 107
@@ -228,6 +238,12 @@ async def _carry_out(request: Request, control: MountControl) -> bytes:
                 answer = await control.verify(timeout_s)
             case AskResume(agreed):
                 answer = await control.resume(agreed)
+            case AskLock(asked):
+                answer = await control.lock(asked)
+            case AskUnlock(paths, is_forced):
+                answer = await control.unlock(paths, is_forced=is_forced)
+            case AskLocks(path):
+                answer = await control.locks(path)
             case _:
                 assert_never(request)
     except SynclineError as error:
@@ -263,6 +279,23 @@ def ask_verify(state: Path, timeout_s: float | None) -> VerifyResult:
 def ask_resume(state: Path, agreed: Halt | None) -> ResumeResult:
     """Release the brakes if `agreed` is the halt that stands, else get that; raise the same."""
     return read_resume(_ask(state, AskResume(agreed), ANSWER_WAIT_S))
+
+
+def ask_lock(state: Path, asked: LockAsked) -> LocksResult:
+    """Lock paths for the mount; raise the same, and what `MountControl.lock` raises."""
+    bound_s = asked.wait_s + LOCK_ANSWER_WAIT_S
+    return read_locks(_ask(state, AskLock(asked), bound_s))
+
+
+def ask_unlock(state: Path, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:
+    """Give up locks of the mount, or break others'; raise as `ask_lock`."""
+    request = AskUnlock(paths, is_forced)
+    return read_unlocked(_ask(state, request, LOCK_ANSWER_WAIT_S))
+
+
+def ask_locks(state: Path, path: RelPath) -> LocksResult:
+    """Return the locks around a path of the mount; raise as `ask_lock`."""
+    return read_locks(_ask(state, AskLocks(path), LOCK_ANSWER_WAIT_S))
 
 
 def _ask(state: Path, request: Request, timeout_s: float | None) -> bytes:

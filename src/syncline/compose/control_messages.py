@@ -13,19 +13,27 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar, assert_never
 
+from syncline.core.changes import Author, Token
+from syncline.core.identity import ID_BYTES, EntryId, ReplicaId
 from syncline.core.names import RelPath, escape, unescape
 from syncline.core.safety import Halt, HaltReason
 from syncline.core.trees import Mode
+from syncline.core.user_locks import Owner, SessionId, UserLock
 from syncline.errors import Internal, Invalid, ProtocolBroken, SynclineError, TooNew, all_errors
 from syncline.ports.link import Effect
+from syncline.ports.locks import LocatedLock, Unlocked, UnlockResult
 from syncline.ports.mount_control import (
     Change,
+    LockAsked,
+    LocksResult,
+    MountLock,
     MountPhase,
     MountProblem,
     MountStatus,
     ResumeEnd,
     ResumeResult,
     Transfer,
+    UnlockedResult,
     VerifyEnd,
     Verifying,
     VerifyResult,
@@ -35,6 +43,8 @@ from syncline.ports.mount_control import (
 
 VERSION = 1
 SECONDS_MAX = 10.0 * 365 * 86_400
+TARGETS_MAX = 64
+"""As many as one LOCK may name."""
 SHOWN_PATH_BYTES_MAX = 64 * 1024
 """A local tree may be deeper than the paths of a volume; what is so is shown as a problem."""
 
@@ -72,7 +82,29 @@ class AskResume:
     agreed: Halt | None
 
 
-Request = AskStatus | AskWait | AskVerify | AskResume
+@dataclass(frozen=True, slots=True)
+class AskLock:
+    """Lock these paths for the mount."""
+
+    asked: LockAsked
+
+
+@dataclass(frozen=True, slots=True)
+class AskUnlock:
+    """Give up the locks on these paths; `is_forced`: break those of others."""
+
+    paths: tuple[RelPath, ...]
+    is_forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AskLocks:
+    """Who has locked what, on this path, below it and above it?"""
+
+    path: RelPath
+
+
+Request = AskStatus | AskWait | AskVerify | AskResume | AskLock | AskUnlock | AskLocks
 
 
 def write_request(request: Request) -> bytes:
@@ -86,6 +118,13 @@ def write_request(request: Request) -> bytes:
             return _line({"call": "verify", "timeout_s": timeout_s})
         case AskResume(agreed):
             return _line({"call": "resume", "agreed": _halt_json(agreed)})
+        case AskLock(asked):
+            told = {"reason": asked.reason, "ttl_s": asked.ttl_s, "wait_s": asked.wait_s}
+            return _line({"call": "lock", "paths": list(map(str, asked.paths)), **told})
+        case AskUnlock(paths, is_forced):
+            return _line({"call": "unlock", "paths": list(map(str, paths)), "is_forced": is_forced})
+        case AskLocks(path):
+            return _line({"call": "locks", "path": str(path)})
         case _:
             assert_never(request)
 
@@ -102,13 +141,26 @@ def read_request(line: bytes) -> Request:
             return AskVerify(fields.get("timeout_s", _maybe(_seconds)))
         case "resume":
             return AskResume(fields.get("agreed", _maybe(_read_halt)))
+        case "lock":
+            return AskLock(
+                LockAsked(
+                    fields.get("paths", _paths),
+                    fields.get("reason", _text),
+                    fields.get("ttl_s", _span),
+                    fields.get("wait_s", _span),
+                )
+            )
+        case "unlock":
+            return AskUnlock(fields.get("paths", _paths), fields.get("is_forced", _switch))
+        case "locks":
+            return AskLocks(fields.get("path", _path))
         case _:
             raise ProtocolBroken("the request names no known call")
 
 
 # -- Answers -----------------------------------------------------------------
 
-Answer = MountStatus | WaitResult | VerifyResult | ResumeResult
+Answer = MountStatus | WaitResult | VerifyResult | ResumeResult | LocksResult | UnlockedResult
 
 
 def write_answer(answer: Answer) -> bytes:
@@ -122,6 +174,10 @@ def write_answer(answer: Answer) -> bytes:
             return _line(_verify_json(answer))
         case ResumeResult(resumed, halt):
             return _line({"end": resumed.value, "halt": _halt_json(halt)})
+        case LocksResult(locks):
+            return _line({"locks": [_located_json(each) for each in locks]})
+        case UnlockedResult(unlocked):
+            return _line({"unlocked": [_unlocked_json(each) for each in unlocked]})
         case _:
             assert_never(answer)
 
@@ -167,6 +223,16 @@ def read_resume(line: bytes) -> ResumeResult:
     )
 
 
+def read_locks(line: bytes) -> LocksResult:
+    """Return the locks of an answer; raise the error that it has, or ProtocolBroken."""
+    return LocksResult(_answer(line).get("locks", _many(_read_located)))
+
+
+def read_unlocked(line: bytes) -> UnlockedResult:
+    """Return what was unlocked; raise the error that the answer has, or ProtocolBroken."""
+    return UnlockedResult(_answer(line).get("unlocked", _many(_read_unlocked)))
+
+
 def _answer(line: bytes) -> _Fields:
     fields = _message(line)
     error = fields.get("error", _maybe(_read_error))
@@ -209,6 +275,45 @@ def _status_json(status: MountStatus) -> Json:
         "halt": _halt_json(status.halt),
         "is_watch_degraded": status.is_watch_degraded,
         "verifying": _verifying_json(status.verifying),
+        "lock_count": status.lock_count,
+        "locks": [
+            {"path": str(each.path), "lock": _lock_json(each.lock), "is_own": each.is_own}
+            for each in status.locks
+        ],
+    }
+
+
+def _lock_json(lock: UserLock) -> Json:
+    owner = lock.owner
+    return {
+        "entry": lock.entry.hex(),
+        "token": lock.token,
+        "replica": owner.author.replica.hex(),
+        "name": owner.author.name,
+        "host": owner.host,
+        "session": owner.session.hex(),
+        "reason": lock.reason,
+        "lease_s": lock.lease_s,
+        "ttl_s": lock.ttl_s,
+        "granted_ns": lock.granted_ns,
+    }
+
+
+def _located_json(located: LocatedLock) -> Json:
+    return {
+        "path": str(located.path),
+        "lock": _lock_json(located.lock),
+        "since_s": max(0.0, located.since_s),
+        "expires_s": max(0.0, located.expires_s),
+        "ends_s": max(0.0, located.ends_s),
+    }
+
+
+def _unlocked_json(unlocked: Unlocked) -> Json:
+    lock = unlocked.lock
+    return {
+        "result": unlocked.result.value,
+        "lock": None if lock is None else _located_json(lock),
     }
 
 
@@ -282,6 +387,48 @@ def _read_status(value: object) -> MountStatus:
         halt=fields.get("halt", _maybe(_read_halt)),
         is_watch_degraded=fields.get("is_watch_degraded", _switch),
         verifying=fields.get("verifying", _maybe(_read_verifying)),
+        lock_count=fields.get("lock_count", _count),
+        locks=fields.get("locks", _many(_read_mount_lock)),
+    )
+
+
+def _read_mount_lock(value: object) -> MountLock:
+    fields = _Fields(value)
+    return MountLock(
+        fields.get("path", _path), fields.get("lock", _read_lock), fields.get("is_own", _switch)
+    )
+
+
+def _read_lock(value: object) -> UserLock:
+    fields = _Fields(value)
+    author = Author(ReplicaId(fields.get("replica", _id)), fields.get("name", _text))
+    session = SessionId(fields.get("session", _id))
+    return UserLock(
+        EntryId(fields.get("entry", _id)),
+        Token(fields.get("token", _count)),
+        Owner(author, fields.get("host", _text), session),
+        fields.get("reason", _text),
+        fields.get("lease_s", _span),
+        fields.get("ttl_s", _span),
+        fields.get("granted_ns", _number),
+    )
+
+
+def _read_located(value: object) -> LocatedLock:
+    fields = _Fields(value)
+    return LocatedLock(
+        fields.get("lock", _read_lock),
+        fields.get("path", _path),
+        fields.get("since_s", _span),
+        fields.get("expires_s", _span),
+        fields.get("ends_s", _span),
+    )
+
+
+def _read_unlocked(value: object) -> Unlocked:
+    fields = _Fields(value)
+    return Unlocked(
+        fields.get("result", _one_of(UnlockResult)), fields.get("lock", _maybe(_read_located))
     )
 
 
@@ -419,6 +566,21 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
+def _span(value: object) -> float:
+    """Read seconds that may be none."""
+    return 0.0 if value == 0 and not isinstance(value, bool) else _seconds(value)
+
+
+def _id(value: object) -> bytes:
+    try:
+        id = bytes.fromhex(_text(value))
+    except ValueError as error:
+        raise _refuse("is not hexadecimal") from error
+    if len(id) != ID_BYTES:
+        raise _refuse(f"has not {ID_BYTES} bytes")
+    return id
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise _refuse("is not true or false")
@@ -432,6 +594,13 @@ def _raw(value: object) -> bytes:
 def _path(value: object) -> RelPath:
     # What obstructs a mount may have a name that no volume may hold, and longer paths than that.
     return RelPath.parse(_raw(value), bytes_max=SHOWN_PATH_BYTES_MAX)
+
+
+def _paths(value: object) -> tuple[RelPath, ...]:
+    paths = _many(_path)(value)
+    if not 0 < len(paths) <= TARGETS_MAX:
+        raise _refuse(f"names none, or more than {TARGETS_MAX}")
+    return paths
 
 
 def _one_of(kind: type[E]) -> Callable[[object], E]:

@@ -21,6 +21,7 @@ from syncline.client.mount.dry import plan_dry
 from syncline.client.mount.engine import Lanes
 from syncline.client.mount.parts import Parts
 from syncline.compose.config import MountConfig
+from syncline.compose.connect import host
 from syncline.compose.control import serving_control
 from syncline.compose.mount_places import claimed, looked_up
 from syncline.core.changes import Author
@@ -28,7 +29,7 @@ from syncline.core.identity import EntryId
 from syncline.core.safety import Limits
 from syncline.core.trees import Mount
 from syncline.ports.files import Directory, Files
-from syncline.ports.link import Link
+from syncline.ports.link import LockingLink
 from syncline.ports.mount_control import MountControl, PlanShown
 from syncline.ports.mount_state import MountFacts, MountState
 from syncline.ports.watcher import Noticed, Watcher
@@ -37,7 +38,7 @@ from syncline.rpc.link import GrpcLink
 READER_THREADS = 2
 STATE_FILE = "mount.sqlite3"
 
-Connect = Callable[[], Awaitable[Link]]
+Connect = Callable[[], Awaitable[LockingLink]]
 
 
 @asynccontextmanager
@@ -49,7 +50,7 @@ async def running_mount(config: MountConfig) -> AsyncIterator[MountControl]:
     """
     client = config.client
 
-    async def connect() -> Link:
+    async def connect() -> LockingLink:
         return GrpcLink(client.server, client.volume, timeout_s=client.timeout_s)
 
     async with AsyncExitStack() as stack:
@@ -169,4 +170,5 @@ def _parts(
         SystemClock(),
         FastCdcChunker(),
         Limits(),
+        host(),
     )

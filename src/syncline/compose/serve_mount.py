@@ -26,7 +26,7 @@ from syncline.compose.mount_places import MountPlace, claimed, default_state
 from syncline.core.names import escape
 from syncline.core.trees import Mode
 from syncline.errors import Invalid, SynclineError
-from syncline.ports.link import Link
+from syncline.ports.link import LockingLink
 from syncline.ports.mount_control import MountControl
 from syncline.server.volume import ServedVolume
 
@@ -107,7 +107,7 @@ async def _keep(own: OwnMount, started: asyncio.Event) -> None:
 
 
 async def _run(own: OwnMount, started: asyncio.Event) -> None:
-    async def connect() -> Link:
+    async def connect() -> LockingLink:
         return DirectLink(own.volume)
 
     place = own.place

@@ -98,6 +98,15 @@ class Remove:
 Placing = Create | KeepCopy | Alter | Exchange | SetAside | Remove
 
 
+def ids_of(action: Placing) -> set[EntryId]:
+    """Return the entries that an action changes."""
+    match action:
+        case Exchange(first, second):
+            return {first.id, second.id}
+        case _:
+            return {action.id}
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """Changes that belong into one STORE (A4)."""

@@ -18,11 +18,14 @@ from typing import Protocol
 from syncline.core.names import RelPath
 from syncline.core.safety import Halt
 from syncline.core.trees import Mode
+from syncline.core.user_locks import UserLock
 from syncline.ports.link import Effect
+from syncline.ports.locks import LocatedLock, Unlocked
 
 PROBLEMS_SHOWN_MAX = 100
 TRANSFERS_SHOWN_MAX = 20
 CHANGES_SHOWN_MAX = 20
+LOCKS_SHOWN_MAX = 100
 """How much of each a status carries; beyond, the counts alone tell of them."""
 
 FINDINGS_SHOWN_MAX = 100
@@ -57,6 +60,15 @@ class MountProblem:
     path: RelPath
     code: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MountLock:
+    """A user lock in the volume, at its path in the mount; `is_own`: this mount holds it."""
+
+    path: RelPath
+    lock: UserLock
+    is_own: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +140,9 @@ class MountStatus:
     is_watch_degraded: bool = False
     verifying: Verifying | None = None
     """None while nobody verifies."""
+    lock_count: int = 0
+    locks: tuple[MountLock, ...] = ()
+    """As last told: own ones first, then by path."""
 
 
 class WaitEnd(Enum):
@@ -165,6 +180,30 @@ class ResumeResult:
 
     end: ResumeEnd
     halt: Halt | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockAsked:
+    """Paths in a mount that its user wants locked, all or none; `ttl_s` 0: as long as may be."""
+
+    paths: tuple[RelPath, ...]
+    reason: str = ""
+    ttl_s: float = 0.0
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocksResult:
+    """Locks, by their paths in the mount."""
+
+    locks: tuple[LocatedLock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnlockedResult:
+    """What came of each path that was to be unlocked, in their order."""
+
+    unlocked: tuple[Unlocked, ...]
 
 
 class FindingCode(Enum):
@@ -250,6 +289,26 @@ class MountControl(Protocol):
         """Release the brakes, if `agreed` equals the halt that stands; else only show that one.
 
         So a human who agreed to the deletion of ten files never deletes a thousand that came later.
+        """
+
+    async def lock(self, asked: LockAsked) -> LocksResult:
+        """Lock what is at the paths for this mount, which renews the locks while it is connected.
+
+        Returns when the mount knows of them and, but for what takes long, has placed what the
+        server had before. Raises what `Locking.lock` raises; NotFound for what is not stored yet,
+        Unavailable while the mount has no connection.
+        """
+
+    async def unlock(self, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:
+        """Give up locks, when what was changed under them is stored, but for what takes long.
+
+        `is_forced` breaks those of others. Raises what `Locking.unlock` raises, and as `lock`.
+        """
+
+    async def locks(self, path: RelPath) -> LocksResult:
+        """Ask the server for the locks on a path of the mount, below it and above it, by path.
+
+        Raises what `Locking.locks` raises, and Unavailable.
         """
 
 

@@ -10,7 +10,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from syncline.compose.direct import DirectLink
-from syncline.core.changes import Answer, Proposal, Refusal
+from syncline.core.changes import Answer, Author, HeldToken, Proposal, Refusal
 from syncline.core.identity import Digest, Revision
 from syncline.core.names import RelPath
 from syncline.errors import SynclineError, Unavailable
@@ -22,6 +22,7 @@ from syncline.ports.link import (
     WatchBegin,
     WatchEvent,
 )
+from syncline.ports.locks import LeaseLeft, LocatedLock, LockWanted, Unlocked, UnlockWanted
 from syncline.server.volume import ServedVolume
 from tests.support.simulation.disk import Crashed
 from tests.support.simulation.loop import Process
@@ -115,6 +116,33 @@ class SimulatedLink:
         facts = await self._link.hello()
         await self._network.travel(ANSWER_LOST)
         return facts
+
+    async def lock(self, wanted: LockWanted) -> Sequence[LocatedLock]:
+        await self._network.travel()
+        with self._served():
+            granted = await self._link.lock(wanted)
+        await self._network.travel(ANSWER_LOST)
+        return granted
+
+    async def renew(
+        self, author: Author, tokens: Sequence[HeldToken], ttl_s: float = 0.0
+    ) -> Sequence[LeaseLeft | None]:
+        await self._network.travel()
+        return await self._link.renew(author, tokens, ttl_s)
+
+    async def unlock(self, wanted: UnlockWanted) -> Sequence[Unlocked]:
+        await self._network.travel()
+        with self._served():
+            unlocked = await self._link.unlock(wanted)
+        await self._network.travel(ANSWER_LOST)
+        return unlocked
+
+    async def locks(self, path: RelPath) -> AsyncIterator[LocatedLock]:
+        await self._network.travel()
+        with self._served():
+            found = [each async for each in self._link.locks(path)]
+        for each in found:
+            yield each
 
     async def store(self, proposal: Proposal, source: ChunkSource) -> Answer:
         await self._network.travel()

@@ -19,7 +19,7 @@ from syncline.core.identity import ReplicaId, VolumeId
 from syncline.core.safety import Limits as BrakeLimits
 from syncline.core.trees import Mode, Mount
 from syncline.errors import LocalFailure, NoSpace, Unavailable
-from syncline.ports.link import Link
+from syncline.ports.link import LockingLink
 from syncline.ports.mount_state import MountFacts
 from syncline.server.limits import Limits
 from syncline.server.recovery import recover
@@ -200,7 +200,7 @@ class ClientMachine:
                 raise
             process.kill()
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> LockingLink:
         await self.network.travel()
         if self._server.volume is None:
             raise Unavailable("the simulated server is away")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from syncline.client.mount.engine import Engine, Lanes, RootLost
 from syncline.client.mount.following import Connect
 from syncline.client.mount.halting import release
+from syncline.client.mount.locker import Locker
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.phases import Phases
 from syncline.client.mount.problems import BY_DESIGN
@@ -22,16 +23,21 @@ from syncline.client.mount.recover import recover
 from syncline.client.mount.rooting import Root, open_root
 from syncline.client.mount.verify import Tally, Verifier
 from syncline.client.steady import Backoff
+from syncline.core.names import RelPath
 from syncline.core.safety import Halt
+from syncline.errors import Unavailable
 from syncline.ports.mount_control import (
     PROBLEMS_SHOWN_MAX,
     TRANSFERS_SHOWN_MAX,
+    LockAsked,
+    LocksResult,
     MountPhase,
     MountProblem,
     MountStatus,
     ResumeEnd,
     ResumeResult,
     StatusNews,
+    UnlockedResult,
     VerifyEnd,
     VerifyResult,
     WaitEnd,
@@ -246,6 +252,25 @@ class MountSupervisor:
         self._news.note()
         return ResumeResult(ResumeEnd.RESUMED, stands)
 
+    async def lock(self, asked: LockAsked) -> LocksResult:
+        """Lock paths for this mount."""
+        return LocksResult(await self._locker().lock(asked))
+
+    async def unlock(self, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:
+        """Give up locks, or break those of others."""
+        return UnlockedResult(await self._locker().unlock(paths, is_forced=is_forced))
+
+    async def locks(self, path: RelPath) -> LocksResult:
+        """Ask the server for the locks around a path."""
+        return LocksResult(await self._locker().locks(path))
+
+    def _locker(self) -> Locker:
+        if self._engine is None:
+            raise Unavailable(
+                "the mount does not work at the moment; look at it with 'syncline status'"
+            )
+        return Locker(self._engine, self._news)
+
     def _release(self, halt: Halt) -> None:
         with self._parts.state.session() as session:
             release(session, halt)
@@ -282,6 +307,8 @@ def _with_engine(status: MountStatus, engine: Engine, verifier: Verifier) -> Mou
         changes=tuple(engine.tidings.changes),
         is_watch_degraded=engine.phases.scanner.is_watch_exhausted,
         verifying=verifier.progress,
+        lock_count=engine.phases.locks.count,
+        locks=engine.phases.locks.shown,
     )
 
 

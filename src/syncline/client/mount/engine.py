@@ -30,7 +30,7 @@ from syncline.client.mount.lane import loop_s, pauses
 from syncline.client.mount.looking import Looking
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.patience import Patience
-from syncline.client.mount.phases import Halted, Phases, Planned, ids_of
+from syncline.client.mount.phases import Halted, Phases, Planned
 from syncline.client.mount.place import Placed
 from syncline.client.mount.receiving import Gathered, Receiving
 from syncline.client.mount.remote import FeedMismatch, HistoryCut
@@ -39,13 +39,15 @@ from syncline.client.mount.sending import Sending
 from syncline.client.mount.tidings import Tidings
 from syncline.client.mount.waiting import Waits
 from syncline.client.steady import Backoff
+from syncline.core.changes import RefusalCode
 from syncline.core.identity import Revision, digest_of
 from syncline.core.names import RelPath
-from syncline.core.plans import Placing
+from syncline.core.plans import Placing, ids_of
 from syncline.core.safety import Halt, HaltReason
 from syncline.errors import LocalFailure, NoSpace, ProtocolBroken, SynclineError
 from syncline.ports.executor import Executor
 from syncline.ports.link import (
+    LOCKS,
     Committed,
     Heartbeat,
     Progress,
@@ -257,7 +259,7 @@ class Engine:
         await self._observe()
         if self._needs_plan and self.phases.facts.cursor is not None:
             self._needs_plan = False
-            await self._thread(self.phases.plan, (), may_send=False)
+            await self._thread(self.phases.plan, frozenset(), may_send=False)
 
     async def _fail_cycle(self, error: SynclineError | OSError) -> None:
         """Wait after trouble with the disk of the mount or of its state, and begin anew (C3).
@@ -272,6 +274,7 @@ class Engine:
         self.follower.restart()
         self._is_unsynced = self._needs_plan = True
         self.looking.begin_anew()
+        self.receiving.begin_anew()
         await asyncio.sleep(next(self._pauses))
 
     async def _hear(self) -> None:
@@ -294,6 +297,8 @@ class Engine:
                 self.patience.forgive(heard.ids)
                 if heard.ids:
                     self._needs_plan = True
+                if heard.has_lock_news:
+                    self._note_locks(is_freed=heard.is_freed)
                 if heard.ids and not heard.is_own:
                     self._note_news()
                 if any(isinstance(each, Committed | Heartbeat | SnapshotEnd) for each in told):
@@ -312,7 +317,25 @@ class Engine:
         finally:
             self.follower.applied(len(events))
 
+    def _note_locks(self, *, is_freed: bool) -> None:
+        """Plan with the locks of now; what one kept out that is over is tried at once.
+
+        So is what failed: it may have been in the way of what was held back.
+        """
+        kept = [
+            id
+            for id, problem in self.patience.problems()
+            if problem.code == RefusalCode.LOCKED.value
+        ]
+        self.patience.forgive(kept)
+        if is_freed:
+            self.patience.forgive_all()
+        if kept or self.dirty:
+            self._note_news()
+
     async def _connected(self, event: Connected) -> None:
+        if LOCKS not in event.facts.capabilities:
+            self.phases.locks.forget()
         facts = self.phases.facts
         if facts.volume is None:
             await self._thread(self.phases.change_facts, replace(facts, volume=event.facts.volume))
@@ -470,7 +493,6 @@ class Engine:
     def _note_placed(self, actions: Sequence[Placing], placed: Placed, planned: Planned) -> None:
         now_s = loop_s()
         self.patience.forgive(placed.entries)
-        self.goals.confirm(placed.entries)
         settled = placed.entries | set(placed.lacking)
         for trouble in placed.problems:
             path = planned.paths.get(trouble.id, RelPath(()))
@@ -504,6 +526,7 @@ class Engine:
         if not self.dirty and self.sending.is_idle:
             self.contents.clear()
         facts = self.phases.facts
+        self.follower.renew(is_holding=bool(self.phases.locks.own))
         if facts.cursor is not None:
             self.follower.tell(Progress(facts.cursor, self.dirty, len(self.patience.problems())))
 

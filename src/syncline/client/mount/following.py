@@ -10,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from syncline.client.holding import LEASE_S, RENEWALS
+from syncline.client.mount.locks import mount_session
 from syncline.client.steady import Backoff
 from syncline.core.changes import Author
 from syncline.core.table import Cursor, Head
 from syncline.errors import SynclineError, Unavailable
 from syncline.ports.link import (
+    LOCKS,
     Committed,
     Heartbeat,
     Link,
+    LockingLink,
     Progress,
     ServerFacts,
     SnapshotBegin,
@@ -36,14 +41,17 @@ SILENCE_S = 30.0
 
 PROGRESS_S = 1.0
 
-Connect = Callable[[], Awaitable[Link]]
+RENEW_S = LEASE_S / RENEWALS - PROGRESS_S
+"""How long a mount with locks keeps silent at most: each progress renews their leases."""
+
+Connect = Callable[[], Awaitable[LockingLink]]
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A stream begins; `facts` is what the server says of itself and of the volume."""
 
-    link: Link
+    link: LockingLink
     facts: ServerFacts
 
 
@@ -62,7 +70,7 @@ class Follower:
         backoff: Backoff | None = None,
         silence_s: float = SILENCE_S,
     ) -> None:
-        self.link: Link | None = None
+        self.link: LockingLink | None = None
         self.head: Head | None = None
         self.error: SynclineError | None = None
         self.damaged = asyncio.Event()
@@ -124,6 +132,10 @@ class Follower:
         """Tell the server how far this mount is; at most once a second."""
         self._progress.tell(progress)
 
+    def renew(self, *, is_holding: bool) -> None:
+        """Say whether there are locks to renew: then the server hears of this mount often."""
+        self._progress.renew(is_holding=is_holding)
+
     # -- the task ----------------------------------------------------------------
 
     async def run(self, cursor: Callable[[], Cursor | None]) -> None:
@@ -150,7 +162,7 @@ class Follower:
             await asyncio.sleep(next(pauses))
 
     async def _stream(
-        self, link: Link, cursor: Callable[[], Cursor | None]
+        self, link: LockingLink, cursor: Callable[[], Cursor | None]
     ) -> AsyncGenerator[FeedEvent, None]:
         facts = await link.hello()
         self._is_broken = False
@@ -162,7 +174,11 @@ class Follower:
         at = cursor()
         if self._wants_snapshot and at is not None and await self._goes_on(link, at):
             at = None
-        begin = WatchBegin(self._author, at, wants_inline=True)
+        has_locks = LOCKS in facts.capabilities
+        session = mount_session(self._author) if has_locks else None
+        begin = WatchBegin(
+            self._author, at, wants_inline=True, wants_locks=has_locks, session=session
+        )
         progress = self._progress.stream()
         stream = link.watch(begin, progress)
         try:
@@ -234,6 +250,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self._newest: Progress | None = None
+        self._is_holding = False
         self._streams: set[_ProgressStream] = set()
 
     def tell(self, progress: Progress) -> None:
@@ -241,6 +258,18 @@ class _Progress:
             self._newest = progress
             for stream in self._streams:
                 stream.changed.set()
+
+    def renew(self, *, is_holding: bool) -> None:
+        if is_holding != self._is_holding:
+            self._is_holding = is_holding
+            # Who waits for a change alone would not notice.
+            for stream in self._streams if self._newest is not None else ():
+                stream.changed.set()
+
+    @property
+    def silence_s(self) -> float | None:
+        """Return how long a stream may say nothing; None: for ever."""
+        return RENEW_S if self._is_holding and self._newest is not None else None
 
     def stream(self) -> _ProgressStream:
         stream = _ProgressStream(self)
@@ -258,7 +287,7 @@ class _Progress:
 
 
 class _ProgressStream:
-    """What one stream sends; it says nothing while nothing changes."""
+    """What one stream sends; it says nothing while nothing changes and no lock is held."""
 
     def __init__(self, progress: _Progress) -> None:
         self.changed = asyncio.Event()
@@ -273,7 +302,9 @@ class _ProgressStream:
         if not self._is_first:
             await asyncio.sleep(PROGRESS_S)
         self._is_first = False
-        await self.changed.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._progress.silence_s):
+                await self.changed.wait()
         self.changed.clear()
         if self._is_ended:
             raise StopAsyncIteration

@@ -28,3 +28,5 @@ class Parts:
     clock: Clock
     chunker: Chunker
     limits: Limits
+    host: str = "unknown"
+    """What this machine calls itself beside its locks."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -17,6 +18,7 @@ from typing import assert_never
 from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount import confirming, remote
 from syncline.client.mount.batching import Batch, batches
+from syncline.client.mount.locks import MountLocks, held_problems
 from syncline.client.mount.mounted_file import MountedFile, mounted_file
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.place import Applier, Placed
@@ -28,7 +30,7 @@ from syncline.client.mount.scan import Look, Scanner, Waiting
 from syncline.client.mount.staged_content import StagedContent
 from syncline.client.mount.views import closed_view
 from syncline.client.mount.walker import path_at, path_wanted
-from syncline.core.changes import Change, Delete, Move, PutFile
+from syncline.core.changes import Change, Delete, HeldToken, Move, PutFile
 from syncline.core.entries import Entry
 from syncline.core.identity import ROOT_ID, Digest, EntryId, OpId
 from syncline.core.manifests import Content
@@ -44,6 +46,7 @@ from syncline.core.plans import (
     Remove,
     SetAside,
     Unit,
+    ids_of,
 )
 from syncline.core.reconcile import reconcile
 from syncline.core.safety import (
@@ -94,6 +97,9 @@ class Heard:
 
     ids: tuple[EntryId, ...]
     confirmed: tuple[EntryId, ...]
+    has_lock_news: bool = False
+    is_freed: bool = False
+    """Locks of others are over."""
 
     @property
     def is_own(self) -> bool:
@@ -122,6 +128,7 @@ class Outgoing:
     paths: Mapping[EntryId, RelPath]
     olds: Mapping[EntryId, RelPath]
     """Where moved entries were."""
+    tokens: tuple[HeldToken, ...]
     is_confirmed: bool
 
     def path(self, id: EntryId) -> RelPath:
@@ -187,6 +194,7 @@ class Phases:
             parts.mount.replica,
             parts.mount.abilities,
         )
+        self.locks = MountLocks(parts.author)
         self._reason = ResetReason.NEWCOMER
         self._is_stopping = False
         self._shrinking = Shrinking()
@@ -219,6 +227,7 @@ class Phases:
         """
         ids: list[EntryId] = []
         confirmed: list[EntryId] = []
+        is_freed = False
         with self.parts.state.session() as session:
             for event in events:
                 match event:
@@ -237,10 +246,11 @@ class Phases:
                     case Heartbeat(head):
                         remote.check_heartbeat(session, head)
                     case LockTable() | LockNews():
-                        raise AssertionError("a mount does not ask for locks")
+                        is_freed |= self.locks.hear(event)
             facts = session.facts()
         self.facts = facts
-        return Heard(tuple(ids), tuple(confirmed))
+        has_lock_news = any(isinstance(event, LockTable | LockNews) for event in events)
+        return Heard(tuple(ids), tuple(confirmed), has_lock_news, is_freed)
 
     def look(self, looks: Sequence[Look], *, is_everywhere: bool) -> Observed:
         """Look at places, or begin to look at everything; raise Halted where the root is wrong."""
@@ -300,7 +310,7 @@ class Phases:
 
     # -- planning --------------------------------------------------------------
 
-    def plan(self, busy: Collection[EntryId], *, may_send: bool) -> Planned:
+    def plan(self, busy: AbstractSet[EntryId], *, may_send: bool) -> Planned:
         """Derive what is to be done; entries in `busy` are left out for now.
 
         Raises Halted where it would delete too much.
@@ -314,12 +324,15 @@ class Phases:
             confirming.carry_relabels(session, plan.relabels, self.parts.watcher)
             self._follow(plan.relabels)
             confirming.carry_confirms(session, plan.confirms)
+            held = self.locks.held(session, plan)
+            busy = busy | held.keys()
             actions = list(_possible(plan.placing, busy))
             slices = tuple(_slices(actions))
             if slices:
                 session.forget_intents()
                 confirming.note_intents(session, slices[0])
             units = list(_ready(session, plan.sending, busy)) if may_send else []
+            pending_up = sum(unit.changes[0].id not in held for unit in plan.sending)
             all_batches = batches(units)
             small = tuple(batch for batch in all_batches if not is_large(batch))
             locals_ = dict(_locals(session, units))
@@ -330,7 +343,7 @@ class Phases:
                 slices,
                 small,
                 tuple(batch for batch in all_batches if is_large(batch)),
-                tuple(plan_problems(session, plan.problems)),
+                (*plan_problems(session, plan.problems), *held_problems(session, held)),
                 _ids_of_plan(plan),
                 plan.relabels,
                 {id: path for action in actions for id, path in _paths(session, action)},
@@ -338,10 +351,10 @@ class Phases:
                 locals_,
                 first,
                 frozenset(_large_of(plan.placing)),
-                bool(plan.sending) and not may_send,
+                pending_up > 0 and not may_send,
                 is_confirmed,
-                len(plan.sending),
-                len(plan.placing),
+                pending_up,
+                sum(held.keys().isdisjoint(ids_of(action)) for action in plan.placing),
             )
             facts = session.facts()
         self.facts = facts
@@ -392,7 +405,8 @@ class Phases:
         files = dict(_mounted(session, batch.changes))
         paths = {each.id: _path_of(session, each) for each in batch.changes}
         olds = dict(_moved(session, batch.changes))
-        return Outgoing(batch, op, files, paths, olds, is_confirmed)
+        tokens = self.locks.tokens(session, batch.changes)
+        return Outgoing(batch, op, files, paths, olds, tokens, is_confirmed)
 
     def forget_sent(self, ops: Sequence[OpId]) -> None:
         """Forget STOREs that made no commit."""
@@ -482,6 +496,7 @@ class Phases:
         """
         marks = self.applier.let_go()
         with self.parts.state.session() as session:
+            self.locks.show(session)
             return marks, session.dirty_count(), session.base_count()
 
     def finish_first_scan(self) -> tuple[Relabel, ...]:
@@ -539,15 +554,6 @@ def needed(action: Placing) -> Content | None:
             return wanted.content if expected.substance != wanted.substance else None
         case _:
             return None
-
-
-def ids_of(action: Placing) -> set[EntryId]:
-    """Return the entries that an action changes."""
-    match action:
-        case Exchange(first, second):
-            return {first.id, second.id}
-        case _:
-            return {action.id}
 
 
 def _ids_of_plan(plan: Plan) -> frozenset[EntryId]:

@@ -18,7 +18,7 @@ from syncline.client.mount.contents import Contents
 from syncline.client.mount.growing import Guarded, chunk_file
 from syncline.client.mount.handles import Handles
 from syncline.client.mount.mounted_file import MountedFile
-from syncline.core.changes import Answer, Author, Delete, Proposal, PutFile
+from syncline.core.changes import Answer, Author, Delete, HeldToken, Proposal, PutFile
 from syncline.core.identity import Digest, EntryId, OpId, digest_of
 from syncline.core.manifests import INLINE_BYTES_MAX, ChunkRef
 from syncline.core.names import escape
@@ -85,10 +85,12 @@ class Sender:
         *,
         is_confirmed: bool,
         progress: Progress,
+        tokens: tuple[HeldToken, ...] = (),
     ) -> Answer:
         """Carry a batch to the server; return its answer, an outcome for each change.
 
         `files`: where the content of an entry is, unless it is in memory or at the server already.
+        `tokens`: the locks of this mount that it is changed under.
         The same batch with the same `op_id` may be sent again after Unavailable or TimedOut.
 
         Raises FileChanged or FileUnread about files of the mount, ProtocolBroken, and the link's
@@ -117,6 +119,7 @@ class Sender:
                 is_atomic=batch.is_atomic,
                 is_confirmed=is_confirmed,
                 wait_s=self._wait_s,
+                tokens=tokens,
             )
             if all(isinstance(change, Delete) for change in batch.changes):
                 answer = await self._link.delete(proposal)

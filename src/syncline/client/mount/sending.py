@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from syncline.client.mount.batching import Batch
 from syncline.client.mount.lane import Lane
+from syncline.client.mount.locks import held_text
 from syncline.client.mount.patience import Patience
 from syncline.client.mount.phases import Outgoing, Phases, Planned
 from syncline.client.mount.send import FileChanged, FileUnread, Sender
@@ -167,6 +168,7 @@ class Sending(Lane):
                 outgoing.files,
                 is_confirmed=planned.is_confirmed,
                 progress=transfer.advance if transfer else _ignore,
+                tokens=outgoing.tokens,
             )
         except ENDS_ALL as error:
             logger.info("store_unanswered code=%s changes=%d", error.code, len(batch.changes))
@@ -248,7 +250,11 @@ class Sending(Lane):
                 # A STORE of our own that a cut left there is no lock to tell a user of: it ends.
                 is_certain, at_least_s = not self._is_own(refusal.holder), LOCKED_S
                 if refusal.holder is not None:
-                    detail = f"locked by {escape(refusal.holder.name.encode())}"
+                    detail = self._holder_text(refusal.holder)
+            case RefusalCode.LOCK_LOST:
+                # Planned again without it: the revision check keeps the data safe.
+                self._phases.locks.lose(outgoing.tokens)
+                detail = "a lock that it was changed under is lost"
             case RefusalCode.INVALID:
                 is_certain, at_least_s = True, REFUSED_S
             case _:
@@ -263,6 +269,12 @@ class Sending(Lane):
         if holder is None or holder.entry is not None:
             return False
         return holder.replica == self._phases.parts.author.replica
+
+    def _holder_text(self, holder: Holder) -> str:
+        if holder.entry is None:
+            return f"locked by {escape(holder.name.encode())}"
+        since_ns = self._phases.parts.clock.wall_ns() - int(holder.since_s * 1e9)
+        return held_text(holder.name, holder.host, since_ns, holder.reason)
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
