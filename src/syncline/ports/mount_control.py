@@ -221,7 +221,7 @@ class FindingCode(Enum):
     TABLE = "table_differs"
     """What the mount knows of the entry is not what the server has of it at that revision."""
     DAMAGED = "server_damaged"
-    """The server lacks some of its content, and this mount does not have it either."""
+    """The server lacks some of its content, and this mount could not give it back."""
 
 
 class VerifyEnd(Enum):
