@@ -212,10 +212,9 @@ def swap_before_the_data_is_durable(plant: Plant) -> None:
             wanted: State,
             *,
             is_synced: bool,
-            is_ours: bool,
         ) -> Staged:
             plant.hit()
-            return original(self, file, name, wanted, is_synced=False, is_ours=is_ours)
+            return original(self, file, name, wanted, is_synced=False)
 
         return finish
 

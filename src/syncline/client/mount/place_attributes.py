@@ -86,6 +86,9 @@ def _set_by_name(batch: Batch, directory: Directory, seen: Seen, wanted: State) 
     now = directory.look(wanted.name)
     if now is None or now.inode != known.inode or now.size != known.size:
         return Seen(wanted)
+    if wanted.kind is Kind.LINK and directory.read_link(wanted.name) != wanted.target:
+        # An inode number is soon another link's.
+        return Seen(wanted)
     return Seen(wanted, batch.fresh_fingerprint(now, known.born_ns))
 
 

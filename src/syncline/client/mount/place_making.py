@@ -7,7 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 from syncline.client.mount.place_batch import Batch, Done, aside_file, born_of, fingerprint
-from syncline.client.mount.place_displaced import digest_of_state, is_same_content
+from syncline.client.mount.place_displaced import (
+    Label,
+    digest_of_state,
+    free_displaced_name,
+    is_same_content,
+)
 from syncline.client.mount.place_staging import Staged, Stager
 from syncline.core.entries import Kind
 from syncline.core.fingerprints import Seen
@@ -36,19 +41,24 @@ def create(batch: Batch, stager: Stager, id: EntryId, wanted: State, staged: Sta
     stager.took(staged)
     before = batch.before(id)
     batch.record(id, batch.placed(directory, wanted.name, staged, wanted))
-    undo = partial(_undo_create, batch, stager, directory, wanted.name, staged)
+    undo = partial(_undo_create, batch, directory, id, wanted, staged)
     batch.finish(Done(before, (wanted.parent,), undo))
     return True
 
 
 def _undo_create(
-    batch: Batch, stager: Stager, directory: Directory, name: Name, staged: Staged
+    batch: Batch, directory: Directory, id: EntryId, wanted: State, staged: Staged
 ) -> None:
-    """Take a placed thing back out of a directory that left the mount, if nobody touched it."""
-    if not staged.is_untouched(directory.look(name)):
+    """Take a placed thing back out of a directory that left the mount, if nobody touched it.
+
+    It is let go of by its name, as what is displaced: somebody may have it open by now.
+    """
+    if not staged.is_untouched(directory.look(wanted.name)):
         raise OSError(errno.ESTALE, "it was changed since")
-    directory.move(name, batch.ground.own.staging, staged.name)
-    stager.returned(staged)
+    displaced = batch.ground.own.displaced
+    label = Label(id, digest_of_state(id, wanted), None, wanted.place)
+    directory.move(wanted.name, displaced, free_displaced_name(displaced, label))
+    batch.has_left = True
 
 
 def _make_directory(batch: Batch, directory: Directory, id: EntryId, wanted: State) -> bool:

@@ -25,14 +25,13 @@ STAGED_PREFIX = b"place-"
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A file or link that is ready, and what tells it from another. `is_ours`: we made it."""
+    """A file or link that is ready, and what tells it from another."""
 
     name: bytes
     inode: int
     born_ns: int
     size: int
     mtime_ns: int
-    is_ours: bool
 
     def is_untouched(self, status: Status | None) -> bool:
         """Tell whether what lies somewhere is this, and nobody wrote into it."""
@@ -75,7 +74,7 @@ class Stager:
         file = self._staging.create(name)
         try:
             _copy(source, file)
-            return self._finish(file, name, wanted, is_synced=True, is_ours=True)
+            return self._finish(file, name, wanted, is_synced=True)
         finally:
             file.close()
 
@@ -94,7 +93,7 @@ class Stager:
         try:
             if content:
                 file.write(content, 0)
-            return self._finish(file, name, wanted, is_synced=is_synced, is_ours=True)
+            return self._finish(file, name, wanted, is_synced=is_synced)
         finally:
             file.close()
 
@@ -105,22 +104,18 @@ class Stager:
                 # Two entries of one batch have this content: each gets a file of its own.
                 return self.stage_copy(file, wanted)
             self._used.add(name)
-            return self._finish(file, name, wanted, is_synced=is_synced, is_ours=False)
+            return self._finish(file, name, wanted, is_synced=is_synced)
         finally:
             file.close()
 
-    def _finish(
-        self, file: File, name: bytes, wanted: State, *, is_synced: bool, is_ours: bool
-    ) -> Staged:
+    def _finish(self, file: File, name: bytes, wanted: State, *, is_synced: bool) -> Staged:
         if self._abilities.has_modes:
             file.set_mode(wanted.mode)
         file.set_mtime(wanted.mtime_ns)
         if is_synced:
             file.sync()
         status = file.status()
-        return Staged(
-            name, status.inode, file.born_ns(), status.size, status.mtime_ns, is_ours=is_ours
-        )
+        return Staged(name, status.inode, file.born_ns(), status.size, status.mtime_ns)
 
     def _stage_link(self, wanted: State) -> Staged:
         assert wanted.target is not None, "only files and links are staged"
@@ -131,7 +126,7 @@ class Stager:
         if status is None:
             raise OSError(errno.ENOENT, "what was staged is gone")
         born_ns = self._staging.born_ns(name)
-        return Staged(name, status.inode, born_ns, status.size, status.mtime_ns, is_ours=True)
+        return Staged(name, status.inode, born_ns, status.size, status.mtime_ns)
 
     def digest(self, staged: Staged, kind: FileKind) -> Digest:
         """Read what was staged again; raises OSError."""
@@ -140,11 +135,6 @@ class Stager:
     def took(self, staged: Staged) -> None:
         """Know that a staged thing left the directory for its place."""
         self._made.discard(staged.name)
-
-    def returned(self, staged: Staged) -> None:
-        """Know that a staged thing is back under its name."""
-        if staged.is_ours:
-            self._made.add(staged.name)
 
     def clear(self) -> None:
         """Remove what was made and not placed."""

@@ -73,7 +73,7 @@ def swap(
         raise
     stager.took(staged)
     if _came_another_kind(own.displaced, name, out.seen.state.kind):
-        return _swap_back(batch, directory, label, name, staged, stager)
+        return _swap_back(batch, directory, label, name)
     before = batch.before(out.id, id)
     if out.id != id:
         batch.record(out.id, None)
@@ -115,8 +115,6 @@ def _swap_back(
     directory: Directory,
     label: Label,
     name: bytes,
-    staged: Staged,
-    stager: Stager,
 ) -> bool:
     """Give a user back what he put there in the last instant; False, as nothing was done."""
     own, place = batch.ground.own, label.place
@@ -127,12 +125,8 @@ def _swap_back(
         # He took away what was placed: his thing gets its name back.
         rescue(batch, directory, name, replace(label, wanted=None))
         return False
-    if staged.is_untouched(own.displaced.look(name)):
-        own.displaced.move(name, own.staging, staged.name)
-        stager.returned(staged)
-    else:
-        # He saved over what was placed, or wrote into it: that is his as well.
-        rescue(batch, directory, name, replace(label, wanted=None))
+    # He may have saved over what was placed, or have it open: its name tells what it should be.
+    batch.has_left = True
     return False
 
 
@@ -144,7 +138,8 @@ def _undo_swap(
         raise OSError(errno.ESTALE, "it was changed since")
     own = batch.ground.own
     own.displaced.exchange(name, directory, place_name)
-    own.displaced.remove(name)
+    # What comes out is let go of by its name: somebody may have it open by now (D2, D3).
+    batch.has_left = True
 
 
 def remove(batch: Batch, out: Out) -> bool:

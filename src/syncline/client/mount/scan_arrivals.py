@@ -77,9 +77,10 @@ def moved(run: Pass, look: Look, mover: Mover, place: Place, status: Status) -> 
             now = replace(now, is_provisional=False)
             state = replace(state, mode=status.mode & MODE_MASK)
         case Kind.LINK:
-            # The text of a link never changes; without birth times it may be another link.
+            # The text of a link never changes, but an inode number is soon another link's.
             now = replace(now, is_provisional=is_young or mover.born_ns == 0)
-            state = replace(state, mtime_ns=mtime_of(status))
+            target = run.open(place[0]).read_link(place[1])
+            state = replace(state, mtime_ns=mtime_of(status), target=target)
         case Kind.FILE:
             is_sure = known.born_ns != 0 and not known.is_provisional and not look.mark.is_written
             is_read = not is_sure or not known.is_renamed(now)
