@@ -85,3 +85,16 @@ def test_what_waits_and_was_not_written_does_not_come_back() -> None:
     marks.wait([Waiting(SEEN, 5.0)], 10.0)
     marks.clear([])
     assert marks.is_idle
+
+
+def test_a_look_of_our_own_does_not_make_a_place_less_quiet() -> None:
+    marks = Marks()
+    place = Mark(ROOT_ID, b"f", is_written=True)
+    marks.add([place], 1.0)
+    assert [look.quiet_s for look in marks.take(1.0)] == [0.0]
+    marks.wait([Waiting(place, 0.1)], 1.0)
+    for step in range(1, 10):
+        marks.add([place], 1.0 + step / 100, is_own=True)
+        assert marks.take(1.0 + step / 100) == []
+    [look] = marks.take(1.25)
+    assert look.quiet_s == 0.25

@@ -392,7 +392,7 @@ class Engine:
         now_s = loop_s()
         noticed = self.parts.watcher.take()
         self._taken.set()
-        self.looking.marks.add(self.sending.take_looks(), now_s)
+        self.looking.marks.add(self.sending.take_looks(), now_s, is_own=True)
         await self.waits.notice(noticed, now_s)
         if await self.looking.observe(noticed, now_s, self._group):
             self._note_news()

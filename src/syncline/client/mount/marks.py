@@ -39,8 +39,12 @@ class Marks:
         self._taken: dict[tuple[EntryId, bytes | None], _Pending] = {}
         self.is_too_many = False
 
-    def add(self, marks: Iterable[Mark], now_s: float) -> None:
-        """Note marks that came just now."""
+    def add(self, marks: Iterable[Mark], now_s: float, *, is_own: bool = False) -> None:
+        """Note marks that came just now.
+
+        `is_own`: nobody did anything there, it is only to be looked at; a place that waits to be
+        quiet goes on waiting, or it never would be.
+        """
         for mark in marks:
             key = (mark.directory, mark.name)
             due_s = now_s + OPEN_LOOK_S if mark.is_open and not mark.is_written else now_s
@@ -52,6 +56,8 @@ class Marks:
                 self._pending[key] = _Pending(mark, now_s, now_s, due_s)
                 continue
             pending.mark = _merged(pending.mark, mark)
+            if is_own:
+                continue
             pending.is_told = False
             pending.last_s = now_s
             pending.due_s = min(pending.due_s, due_s) if mark.is_open else due_s
