@@ -109,10 +109,15 @@ def ids_of(action: Placing) -> set[EntryId]:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Changes that belong into one STORE (A4)."""
+    """Changes that belong into one STORE (A4).
+
+    `heir`: who has the content of what this deletes. Where large content is sent later than the
+    rest, this is not sent before that of the heir (I4).
+    """
 
     changes: tuple[Change, ...]
     is_atomic: bool = False
+    heir: EntryId | None = None
 
 
 @dataclass(frozen=True, slots=True)

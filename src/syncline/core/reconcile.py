@@ -308,7 +308,8 @@ def _sending(view: View, remote: Tree, aims: _Aims) -> tuple[Unit, ...]:
                 units.append(Unit(tuple(ring), is_atomic=True))
                 ring = []
         else:
-            units.append(Unit(changes))
+            heir = aims.heirs.get(step.id) if isinstance(step, Leave) else None
+            units.append(Unit(changes, heir=heir))
     return tuple(units)
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 
-from syncline.client.mount import engine, phases
+from syncline.client.mount import engine, phases, portions
 from syncline.client.mount.contents import Contents
 from syncline.client.mount.engine import REPAIRS_MAX
 from syncline.client.mount.place import Applier, Placed
@@ -143,7 +143,7 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             kinds += [LACKING for _ in placed.lacking]
             return placed
 
-    monkeypatch.setattr(phases, "SLICE_ACTIONS_MAX", 1)
+    monkeypatch.setattr(portions, "SLICE_ACTIONS_MAX", 1)
     monkeypatch.setattr(phases, "Applier", NotedApplier)
     return noted
 

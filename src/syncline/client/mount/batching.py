@@ -4,7 +4,8 @@ B1  No unit is split, and an atomic one goes alone (A4 of `core.plans`).
 B2  A batch is within the bounds of one commit, unless a unit alone is over them.
 B3  Units keep their order, but for files that are new content and no more: a large one goes alone
     and after all that is quick. Nothing waits for a file to be put: only directories are put into,
-    and only moves and deletes free a place. So it only ever comes after what it needs itself.
+    and only moves and deletes free a place. So it only ever comes after what it needs itself. What
+    is deleted because another entry has its content is held back by `portions` (I4).
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ class Batch:
 
     changes: tuple[Change, ...]
     is_atomic: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Tell whether it travels by itself."""
+        return any(is_large(change) for change in self.changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,10 @@ def batches(units: Sequence[Unit]) -> list[Batch]:
 
     for unit in units:
         own = _load(unit)
-        is_large = any(map(_is_large, unit.changes))
-        if is_large and len(unit.changes) == 1 and not unit.is_atomic:
+        has_large = any(map(is_large, unit.changes))
+        if has_large and len(unit.changes) == 1 and not unit.is_atomic:
             large.append(Batch(unit.changes))
-        elif is_large or unit.is_atomic:
+        elif has_large or unit.is_atomic:
             flush()
             made.append(Batch(unit.changes, unit.is_atomic))
         else:
@@ -88,7 +94,8 @@ def batches(units: Sequence[Unit]) -> list[Batch]:
     return made + large
 
 
-def _is_large(change: Change) -> bool:
+def is_large(change: Change) -> bool:
+    """Tell whether a change brings content that travels by itself."""
     return isinstance(change, PutFile) and change.content.size > SMALL_BYTES_MAX
 
 

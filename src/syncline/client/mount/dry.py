@@ -11,7 +11,7 @@ from contextlib import aclosing
 from syncline.client.mount import remote
 from syncline.client.mount.halting import cut_halt, denied_halt, volume_halt
 from syncline.client.mount.parts import Parts
-from syncline.client.mount.phases import needed
+from syncline.client.mount.portions import needed
 from syncline.client.mount.problems import exceptions_shown, plan_problems
 from syncline.client.mount.read import read
 from syncline.client.mount.rooting import check

@@ -509,7 +509,7 @@ class Engine:
                 self.patience.fail(id, problem, now_s, is_certain=False)
         for path in placed.rescued:
             logger.warning("rescued path='%s' reason=edited_while_replaced", path)
-        self.looking.marks.add(placed.looks, now_s)
+        self.looking.marks.add(placed.looks, now_s, is_own=True)
         if placed.entries or placed.problems or placed.looks:
             # Not where content was lacking alone: whoever brings it asks for a new plan.
             self.replan()
@@ -520,7 +520,7 @@ class Engine:
         now_s = loop_s()
         await self.sending.forget_unknown(now_s)
         marks, self.dirty, self.entries = await self._thread(self.phases.settle)
-        self.looking.marks.add(marks, now_s)
+        self.looking.marks.add(marks, now_s, is_own=True)
         if self.goals.all:
             await self.waits.judge(self.planned, self._is_idle, is_halted=self.halt is not None)
         if not self.dirty and self.sending.is_idle:

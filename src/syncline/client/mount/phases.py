@@ -9,7 +9,7 @@ P3  Nothing is planned before everything was looked at once, and the server's ta
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,11 +17,12 @@ from typing import assert_never
 
 from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount import confirming, remote
-from syncline.client.mount.batching import Batch, batches
+from syncline.client.mount.batching import Batch, batches, is_large
 from syncline.client.mount.locks import MountLocks, held_problems
 from syncline.client.mount.mounted_file import MountedFile, mounted_file
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.place import Applier, Placed
+from syncline.client.mount.portions import large_of, possible, ready, sliced
 from syncline.client.mount.problems import exceptions_shown, plan_problems
 from syncline.client.mount.read import Read, Reading, ReadResult, read
 from syncline.client.mount.recover import apply_intents
@@ -32,8 +33,7 @@ from syncline.client.mount.views import closed_view
 from syncline.client.mount.walker import path_at, path_wanted
 from syncline.core.changes import Change, Delete, HeldToken, Move, PutFile
 from syncline.core.entries import Entry
-from syncline.core.identity import ROOT_ID, Digest, EntryId, OpId
-from syncline.core.manifests import Content
+from syncline.core.identity import Digest, EntryId, OpId
 from syncline.core.names import RelPath
 from syncline.core.plans import (
     Alter,
@@ -77,10 +77,6 @@ logger = logging.getLogger(__name__)
 
 READ_AT_ONCE_MAX = 4
 """So few files that are to be read are read in the same phase: it saves two hops of a thread."""
-
-SLICE_ACTIONS_MAX = 1_000
-SLICE_BYTES_MAX = 16 * 1024 * 1024
-"""How much is placed in one session."""
 
 
 class Halted(Exception):
@@ -139,7 +135,7 @@ class Outgoing:
     def largest(self) -> tuple[RelPath, int] | None:
         """Return path and size of large content; None where there is none."""
         for change in self.batch.changes:
-            if _is_large(change):
+            if is_large(change):
                 assert isinstance(change, PutFile), "only files have content"
                 return self.paths[change.id], change.content.size
         return None
@@ -326,15 +322,15 @@ class Phases:
             confirming.carry_confirms(session, plan.confirms)
             held = self.locks.held(session, plan)
             busy = busy | held.keys()
-            actions = list(_possible(plan.placing, busy))
-            slices = tuple(_slices(actions))
+            actions = list(possible(plan.placing, busy))
+            slices = tuple(sliced(actions))
             if slices:
                 session.forget_intents()
                 confirming.note_intents(session, slices[0])
-            units = list(_ready(session, plan.sending, busy)) if may_send else []
+            units = list(ready(session, plan.sending, busy)) if may_send else []
             pending_up = sum(unit.changes[0].id not in held for unit in plan.sending)
             all_batches = batches(units)
-            small = tuple(batch for batch in all_batches if not is_large(batch))
+            small = tuple(batch for batch in all_batches if not batch.is_large)
             locals_ = dict(_locals(session, units))
             first = None
             if small:
@@ -342,7 +338,7 @@ class Phases:
             planned = Planned(
                 slices,
                 small,
-                tuple(batch for batch in all_batches if is_large(batch)),
+                tuple(batch for batch in all_batches if batch.is_large),
                 (*plan_problems(session, plan.problems), *held_problems(session, held)),
                 _ids_of_plan(plan),
                 plan.relabels,
@@ -350,7 +346,7 @@ class Phases:
                 dict(_olds(session, actions)),
                 locals_,
                 first,
-                frozenset(_large_of(plan.placing)),
+                frozenset(large_of(plan.placing)),
                 pending_up > 0 and not may_send,
                 is_confirmed,
                 pending_up,
@@ -532,28 +528,9 @@ class Phases:
             return set(session.dirty())
 
 
-def is_large(batch: Batch) -> bool:
-    """Tell whether a batch travels by itself."""
-    return any(
-        isinstance(change, PutFile) and change.content.size > SMALL_BYTES_MAX
-        for change in batch.changes
-    )
-
-
 def reads_of(results: Sequence[ReadResult]) -> tuple[Read, ...]:
     """Return the files among the results that were read."""
     return tuple(result for result in results if isinstance(result, Read))
-
-
-def needed(action: Placing) -> Content | None:
-    """Return the content that an action brings into the mount; None where it brings none."""
-    match action:
-        case Create(_, wanted):
-            return wanted.content
-        case Alter(_, expected, wanted):
-            return wanted.content if expected.substance != wanted.substance else None
-        case _:
-            return None
 
 
 def _ids_of_plan(plan: Plan) -> frozenset[EntryId]:
@@ -590,75 +567,6 @@ def _paths(session: MountSession, action: Placing) -> Iterator[tuple[EntryId, Re
             pass
         case _:
             assert_never(action)
-
-
-def _large_of(actions: Sequence[Placing]) -> Iterator[Digest]:
-    for action in actions:
-        content = needed(action)
-        if content is not None and content.size > SMALL_BYTES_MAX:
-            yield content.digest
-
-
-def _possible(actions: Sequence[Placing], busy: Collection[EntryId]) -> Iterator[Placing]:
-    """Return the actions whose entries are not busy; a copy and its source go together (I3)."""
-    left = set(busy)
-    for action in actions:
-        if isinstance(action, KeepCopy) and left & {action.id, action.source}:
-            left |= {action.id, action.source}
-    return (action for action in actions if not ids_of(action) & left)
-
-
-def _slices(actions: Sequence[Placing]) -> Iterator[tuple[Placing, ...]]:
-    """Cut actions into slices; an entry that is copied or set aside is in one with its change."""
-    found: list[Placing] = []
-    size = 0
-    waiting: set[EntryId] = set()
-    for action in actions:
-        content = needed(action)
-        weight = content.size if content is not None and content.size <= SMALL_BYTES_MAX else 0
-        is_full = len(found) >= SLICE_ACTIONS_MAX or size + weight > SLICE_BYTES_MAX
-        if found and not waiting and is_full:
-            yield tuple(found)
-            found, size = [], 0
-        found.append(action)
-        size += weight
-        match action:
-            case KeepCopy(_, source):
-                waiting.add(source)
-            case SetAside(id):
-                waiting.add(id)
-            case _:
-                waiting -= ids_of(action)
-    if found:
-        yield tuple(found)
-
-
-def _ready(
-    session: MountSession, units: Sequence[Unit], busy: Collection[EntryId]
-) -> Iterator[Unit]:
-    """Yield the units that need nothing which is left out; large ones need their directory."""
-    left: set[EntryId] = set()
-    for unit in units:
-        ids = {change.id for change in unit.changes}
-        parents = {change.parent for change in unit.changes if not isinstance(change, Delete)}
-        is_waiting = any(id in busy for id in ids) or bool(left & (ids | parents))
-        if not is_waiting and any(_is_large(change) for change in unit.changes):
-            is_waiting = not all(_is_there(session, parent) for parent in parents)
-        if is_waiting:
-            left |= ids
-        else:
-            yield unit
-
-
-def _is_large(change: Change) -> bool:
-    return isinstance(change, PutFile) and change.content.size > SMALL_BYTES_MAX
-
-
-def _is_there(session: MountSession, directory: EntryId) -> bool:
-    if directory == ROOT_ID:
-        return True
-    known = session.remote(directory)
-    return known is not None and known.is_live
 
 
 def _mounted(

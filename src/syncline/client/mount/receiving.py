@@ -15,7 +15,8 @@ from syncline.client.mount.contents import Contents
 from syncline.client.mount.fetching import Fetcher
 from syncline.client.mount.lane import Lane, loop_s
 from syncline.client.mount.patience import Patience
-from syncline.client.mount.phases import Phases, Planned, needed
+from syncline.client.mount.phases import Phases, Planned
+from syncline.client.mount.portions import needed
 from syncline.client.mount.staged_content import Inline, StagedFile
 from syncline.client.mount.tidings import Tidings
 from syncline.client.steady import ENDS_ALL

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from syncline.client.mount.batching import Batch
-from syncline.client.mount.lane import Lane
+from syncline.client.mount.lane import Lane, loop_s
 from syncline.client.mount.locks import held_text
 from syncline.client.mount.patience import Patience
 from syncline.client.mount.phases import Outgoing, Phases, Planned
@@ -132,7 +132,7 @@ class Sending(Lane):
     async def _run_small(self, sender: Sender, planned: Planned) -> None:
         try:
             for count, batch in enumerate(planned.small):
-                if count and self.is_replan_wanted and self._now_s() >= self._patient_until_s:
+                if count and self.is_replan_wanted and loop_s() >= self._patient_until_s:
                     return
                 noted = planned.first if count == 0 else None
                 if not await self._send(sender, batch, planned, noted):
@@ -176,7 +176,7 @@ class Sending(Lane):
             if isinstance(error, UNSTORED):
                 await self._give_up(outgoing)
             else:
-                self._unknown.append((outgoing.op, self._now_s() + NOTE_KEPT_S))
+                self._unknown.append((outgoing.op, loop_s() + NOTE_KEPT_S))
             return False
         except (FileChanged, FileUnread) as error:
             await self._give_up(outgoing)
@@ -201,7 +201,7 @@ class Sending(Lane):
         self.looks += marks
         for id in ids:
             problem = MountProblem(outgoing.path(id), "busy", "it changed while it was sent")
-            self._patience.fail(id, problem, self._now_s(), is_certain=False)
+            self._patience.fail(id, problem, loop_s(), is_certain=False)
 
     async def _fail(
         self, sender: Sender, outgoing: Outgoing, error: SynclineError, planned: Planned
@@ -215,7 +215,7 @@ class Sending(Lane):
             for change in batch.changes:
                 problem = MountProblem(outgoing.path(change.id), error.code, error.message)
                 self._patience.fail(
-                    change.id, problem, self._now_s(), is_certain=True, at_least_s=NO_SPACE_S
+                    change.id, problem, loop_s(), is_certain=True, at_least_s=NO_SPACE_S
                 )
             return not isinstance(error, NoSpace)
         middle = len(batch.changes) // 2
@@ -262,7 +262,7 @@ class Sending(Lane):
                 detail = detail or "the volume changed meanwhile"
         problem = MountProblem(outgoing.path(change.id), code, detail)
         self._patience.fail(
-            change.id, problem, self._now_s(), is_certain=is_certain, at_least_s=at_least_s
+            change.id, problem, loop_s(), is_certain=is_certain, at_least_s=at_least_s
         )
 
     def _is_own(self, holder: Holder | None) -> bool:
@@ -275,9 +275,6 @@ class Sending(Lane):
             return f"locked by {escape(holder.name.encode())}"
         since_ns = self._phases.parts.clock.wall_ns() - int(holder.since_s * 1e9)
         return held_text(holder.name, holder.host, since_ns, holder.reason)
-
-    def _now_s(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _tombstones(changes: Sequence[Change], outcomes: Sequence[Outcome]) -> list[Entry]:
