@@ -4,7 +4,9 @@ PYTHON ?= python3
 WORKERS ?= 2
 SEEDS ?= 1-200
 AT_LEAST ?= 100
+WITH ?=
 PLANT ?= all
+BENCH ?=
 BUF_VERSION := 1.75.0
 
 PY := .venv/bin/python
@@ -17,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate simulate-met simulate-planted lint format check check-all proto proto-baseline bench clean
+.PHONY: help setup demo test simulate simulate-met simulate-planted lint format check check-all proto proto-baseline bench bench-micro clean
 .NOTPARALLEL:
 
 help: ## Print this list
@@ -52,10 +54,10 @@ test: $(READY) ## Run the tests
 	@$(PY) -m pytest -n $(WORKERS)
 
 simulate: $(READY) ## Run simulated worlds: make simulate SEEDS=1-1000
-	@$(PY) tools/simulate.py $(SEEDS) --workers $(WORKERS)
+	@$(PY) tools/simulate.py $(SEEDS) --workers $(WORKERS) $(WITH)
 
 simulate-met: $(READY) ## The same, and fail where a kind of trouble was met too seldom: AT_LEAST=100
-	@$(PY) tools/simulate.py $(SEEDS) --workers $(WORKERS) --at-least $(AT_LEAST)
+	@$(PY) tools/simulate.py $(SEEDS) --workers $(WORKERS) --at-least $(AT_LEAST) $(WITH)
 
 simulate-planted: $(READY) ## Plant bugs, and find each of them: make simulate-planted PLANT=all
 	@$(PY) tools/simulate.py 1-500 --workers $(WORKERS) --plant $(PLANT)
@@ -85,8 +87,11 @@ proto: $(READY) ## Generate the Python code of proto/ again
 proto-baseline: $(BUF_READY) ## Take the wire of now as the one not to break
 	@$(BUF) build proto --exclude-source-info --output $(BASELINE)
 
-bench: $(READY) ## Measure, and write benchmarks/RESULTS.md
-	@$(PY) benchmarks/run.py
+bench: $(READY) ## Measure beside the peers, and write the results: make bench BENCH="--rows edit"
+	@$(PY) benchmarks/run.py $(BENCH)
+
+bench-micro: $(READY) ## Measure the hot paths alone, seconds each
+	@$(PY) benchmarks/micro.py $(BENCH)
 
 clean: ## Remove all that make made
 	@rm -rf .venv node_modules dist build .hypothesis \

@@ -14,13 +14,23 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests.support.simulation.kinds import WorldKind
 from tests.support.simulation.met import KINDS
 from tests.support.simulation.planted import BUGS, Hunt, hunt
 from tests.support.simulation.world import Report, play
+
+OPERATIONS = 200
+
+KIND_OPTIONS = {
+    "locks": "users take locks",
+    "exchange": "disks can exchange two names in one step",
+    "scenes": "a second act brings about what is rare",
+}
 
 
 def seeds_of(text: str) -> list[int]:
@@ -36,14 +46,41 @@ def arguments() -> argparse.ArgumentParser:
     """Return what the command takes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", type=seeds_of)
-    parser.add_argument("--operations", type=int, default=200)
+    parser.add_argument("--operations", type=int, default=OPERATIONS)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--plain", action="store_true", help="no trouble but crashes and losses")
+    for name, what in KIND_OPTIONS.items():
+        parser.add_argument(
+            f"--{name}", action=argparse.BooleanOptionalAction, help=f"{what}; else the seed says"
+        )
     parser.add_argument("--at-least", type=int, default=0, help="how often each kind is to be met")
     parser.add_argument("--every", action="store_true", help="show each operation that was met")
     parser.add_argument("--plant", choices=("all", *BUGS), help="plant a bug, and look for it")
     parser.add_argument("--verbose", action="store_true", help="log what the mounts do")
     return parser
+
+
+def kind_of(seed: int, options: argparse.Namespace) -> WorldKind:
+    """Return the kind of world that is asked for, where the seed is not to say."""
+    told = WorldKind.of_seed(seed)
+    asked: dict[str, bool] = {
+        f"has_{name}": value
+        for name in KIND_OPTIONS
+        if (value := getattr(options, name)) is not None
+    }
+    return replace(told, **asked)
+
+
+def repeating(seed: int, options: argparse.Namespace) -> str:
+    """Return the command that plays a seed again."""
+    words = [f"--operations {options.operations}"] if options.operations != OPERATIONS else []
+    words += ["--plain"] if options.plain else []
+    for name in KIND_OPTIONS:
+        asked: bool | None = getattr(options, name)
+        if asked is not None:
+            words.append(f"--{name}" if asked else f"--no-{name}")
+    told = f" WITH='{' '.join(words)}'" if words else ""
+    return f"make simulate SEEDS={seed}{told}"
 
 
 def main() -> int:
@@ -59,7 +96,13 @@ def main() -> int:
     met: Counter[str] = Counter()
     with ProcessPoolExecutor(options.workers) as pool:
         waiting = {
-            pool.submit(play, seed, options.operations, is_plain=options.plain): seed
+            pool.submit(
+                play,
+                seed,
+                options.operations,
+                is_plain=options.plain,
+                kind=kind_of(seed, options),
+            ): seed
             for seed in options.seeds
         }
         for future in as_completed(waiting):
@@ -67,7 +110,8 @@ def main() -> int:
             error = future.exception()
             if error is not None:
                 failed.append(seed)
-                print(f"{error}\nto repeat: make simulate SEEDS={seed}\n", flush=True)
+                kind = ", ".join(kind_of(seed, options).words) or "ordinary"
+                print(f"{error}\nkind: {kind}; to repeat: {repeating(seed, options)}\n", flush=True)
                 continue
             count(future.result(), totals, met)
     seconds = time.monotonic() - started

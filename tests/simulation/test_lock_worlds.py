@@ -19,15 +19,13 @@ from syncline.adapters.memory_metadata import MemoryMetadataStore
 from syncline.compose.direct import DirectLink
 from syncline.core.changes import Accepted, Change, HeldToken, Proposal, Token
 from syncline.core.entries import Entry
-from syncline.core.identity import ROOT_ID, EntryId, OpId, ReplicaId, Revision, VolumeId
+from syncline.core.identity import EntryId, OpId, Revision, VolumeId
 from syncline.core.table import Cursor
-from syncline.core.user_locks import NO_TICKET, LockEffect, Owner
+from syncline.core.user_locks import NO_TICKET, Owner
 from syncline.errors import Locked, NotFound, Unavailable
 from syncline.ports.link import Committed, Progress, WatchBegin, WatchEvent
 from syncline.ports.locks import (
     LocatedLock,
-    LockNews,
-    LockTable,
     LockWanted,
     UnlockTarget,
     UnlockWanted,
@@ -35,6 +33,7 @@ from syncline.ports.locks import (
 from syncline.server.limits import Limits
 from syncline.server.volume import ServedVolume, Services
 from tests.support.locks import owner
+from tests.support.simulation.lock_oracle import LockOracle
 from tests.support.simulation.loop import (
     Process,
     SimulatedClock,
@@ -223,64 +222,6 @@ async def _no_source(digest: object) -> bytes:
     raise AssertionError("all content is inline")
 
 
-# -- the oracle --------------------------------------------------------------
-
-
-class Oracle:
-    """Plays the log again: the table, and who covers what at each moment."""
-
-    def __init__(self) -> None:
-        self.states: dict[EntryId, Entry] = {}
-        self.locks: dict[EntryId, LocatedLock] = {}
-        self.last_token = 0
-
-    def covers(self, id: EntryId, states: dict[EntryId, Entry]) -> set[tuple[ReplicaId, bytes]]:
-        found = set()
-        while True:
-            if id in self.locks:
-                found.add(self.locks[id].lock.owner.key)
-            if id == ROOT_ID:
-                return found
-            id = states[id].parent
-
-    def take(self, event: WatchEvent) -> None:
-        match event:
-            case Committed(commit):
-                before = dict(self.states)
-                self.states.update({entry.id: entry for entry in commit.entries})
-                for entry in commit.entries:
-                    old = before.get(entry.id)
-                    passed = self.covers(entry.id, self.states)
-                    if old is not None and old.is_live:
-                        passed |= self.covers(entry.id, before)
-                    replicas = {replica for replica, _ in passed}
-                    assert replicas <= {commit.author.replica}, "a commit went past a lock"
-            case LockTable(locks):
-                told = {each.lock.entry: each.lock.token for each in locks}
-                known = {id: each.lock.token for id, each in self.locks.items()}
-                assert told.items() <= known.items() or not self.locks, "a lock out of nowhere"
-                self.locks = {each.lock.entry: each for each in locks}
-            case LockNews(changes):
-                for change in changes:
-                    self._change(change.effect, change.lock)
-            case _:
-                return
-        for state in self.states.values():
-            if state.is_live:
-                assert len(self.covers(state.id, self.states)) <= 1, "two hold one entry"
-
-    def _change(self, effect: LockEffect, located: LocatedLock) -> None:
-        lock = located.lock
-        if effect is LockEffect.GRANTED:
-            assert lock.token > self.last_token and lock.entry not in self.locks
-            self.last_token = lock.token
-            self.locks[lock.entry] = located
-        else:
-            assert self.locks.pop(lock.entry).lock.token == lock.token
-        if effect is LockEffect.DELETED:
-            assert not self.states[lock.entry].is_live, "its end was told before its reason"
-
-
 async def play(loop: SimulatedLoop, seed: int) -> World:
     world = World(loop, random.Random(seed))
     world.metadata.create_volume(VOLUME, "default")
@@ -314,7 +255,7 @@ async def play(loop: SimulatedLoop, seed: int) -> World:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nobody_writes_past_a_lock_and_no_wait_is_forgotten(seed: int) -> None:
     world = run_simulated(lambda loop: play(loop, seed))
-    oracle = Oracle()
+    oracle = LockOracle()
     for event in world.log:
         oracle.take(event)
     assert not oracle.locks

@@ -127,6 +127,8 @@ def _exchange_in_steps(first: Spot, second: Spot) -> None:
         _move_in_steps(first, second)
         undo.callback(_move_in_steps, second, first)
         _move_in_steps(aside, first)
+        # A power loss later on must not bring the name aside back, with what was let go by then.
+        os.fsync(first.fd)
         undo.pop_all()
 
 

@@ -58,8 +58,8 @@ class Brakes:
         machine = self._random.choice(self._scene.machines)
         accident = self._random.choice(
             (
-                self._root_away,
-                self._root_of_another_type,
+                self.root_away,
+                self.root_of_another_type,
                 self._root_replaced,
                 self._root_covered,
                 self._root_emptied,
@@ -68,16 +68,22 @@ class Brakes:
                 self._mass_removal,
                 self._server_restored,
                 self._server_restored,
-                self._state_lost,
-                self._state_old,
-                self._state_old,
-                self._identity_cloned,
+                self.state_lost,
+                self.state_old,
+                self.state_old,
+                self.identity_cloned,
             )
         )
+        await self.cause(machine, accident)
+
+    async def cause(
+        self, machine: ClientMachine, accident: Callable[[ClientMachine], Awaitable[None]]
+    ) -> None:
+        """Let an accident happen to a machine at rest, and be over."""
         everybody = self._scene.hands.values()
         for hands in everybody:
             hands.is_away = True
-        is_at_rest = await self._is_at_rest(machine)
+        is_at_rest = await self.is_at_rest(machine)
         for hands in everybody:
             hands.is_away = hands.name == machine.name
         self._scene.accidents.add(machine.name)
@@ -88,7 +94,7 @@ class Brakes:
             self._scene.hands[machine.name].is_away = False
             self._scene.accidents.discard(machine.name)
 
-    async def _is_at_rest(self, machine: ClientMachine) -> bool:
+    async def is_at_rest(self, machine: ClientMachine) -> bool:
         """Wait until a mount has nothing to do; False where that takes too long."""
         until_s = self._scene.now_s() + QUIET_S
         machine.disk.heal()
@@ -111,7 +117,7 @@ class Brakes:
             each.is_away = True
         await accident()
         self._scene.accidents.discard(machine.name)
-        is_at_rest = await self._is_at_rest(machine)
+        is_at_rest = await self.is_at_rest(machine)
         for each in everybody:
             each.is_away = False
         gone = before - {contents_of(node) for node in hands.tree().values()}
@@ -121,13 +127,13 @@ class Brakes:
 
     # -- the root ------------------------------------------------------------------------
 
-    async def _root_away(self, machine: ClientMachine) -> None:
+    async def root_away(self, machine: ClientMachine) -> None:
         disk = User(machine.disk)
         disk.rename(ROOT, AWAY)
         await self._check(machine, HaltReason.ROOT_MISSING)
         disk.rename(AWAY, ROOT)
 
-    async def _root_of_another_type(self, machine: ClientMachine) -> None:
+    async def root_of_another_type(self, machine: ClientMachine) -> None:
         disk = User(machine.disk)
         disk.rename(ROOT, AWAY)
         disk.write(ROOT, b"a file")
@@ -252,14 +258,18 @@ class Brakes:
 
         await self._keeps_all(machine, lambda: self._restart_server(restore))
 
-    async def _state_lost(self, machine: ClientMachine) -> None:
+    async def state_lost(self, machine: ClientMachine) -> None:
         self._copies.pop(machine.name, None)
         await self._keeps_all(machine, lambda: self._replace_state(machine, None))
         self.is_restored = True
         self._scene.met[STATE_LOST] += 1
         self._scene.note(f"{machine.name} lost its state")
 
-    async def _state_old(self, machine: ClientMachine) -> None:
+    def remember(self, machine: ClientMachine) -> None:
+        """Keep a copy of the state of a mount, if there is none yet."""
+        self._copies.setdefault(machine.name, copy.deepcopy(machine.state))
+
+    async def state_old(self, machine: ClientMachine) -> None:
         """Keep a copy of the state, or let an earlier copy take its place."""
         old = self._copies.pop(machine.name, None)
         if old is None:
@@ -277,10 +287,13 @@ class Brakes:
         else:
             machine.state = old
 
-    async def _identity_cloned(self, machine: ClientMachine) -> None:
+    async def identity_cloned(self, machine: ClientMachine) -> None:
         """Let a machine be what a copy of another one's disk would make of it."""
         source = self._random.choice([m for m in self._scene.machines if m is not machine])
         if self._scene.hands[source.name].is_away or machine.disk.user_files:
+            return
+        if machine.settings.watch_limit is not None:
+            # What it has not looked at yet would be gone with the rest.
             return
         await self._bury(machine)
         self._copies.pop(machine.name, None)

@@ -36,6 +36,7 @@ from tests.support.simulation.inodes import (
     top,
 )
 from tests.support.simulation.kernel import Rename
+from tests.support.simulation.met import IN_STEPS
 
 _MARKER_BYTES_MAX = 4096
 _WITHOUT_MODE = {FileKind.LINK: errno.ELOOP, FileKind.OTHER: errno.EINVAL}
@@ -195,6 +196,7 @@ class SimulatedDirectory(Directory):
         one, other = self._disk.find(self.inode, name), self._disk.find(to.inode, to_name)
         if one.inode is other.inode:
             return
+        self._disk.met[IN_STEPS] += 1
         aside = EXCHANGE_PREFIX + b"%016x" % self._disk.counts["exchange"]
         with ExitStack() as undo:
             self._disk.rename(to.inode, to_name, self.inode, aside, Rename.KEEP, Actor.ENGINE)
@@ -202,6 +204,8 @@ class SimulatedDirectory(Directory):
             self._move_in_steps(name, to, to_name)
             undo.callback(to._move_in_steps, to_name, self, name)
             self._move_in_steps(aside, self, name)
+            self._begin("exchange.sync")
+            self._disk.journal.sync_directory(self.inode.serial)
             undo.pop_all()
 
     def _move_in_steps(self, name: bytes, to: SimulatedDirectory, to_name: bytes) -> None:
@@ -211,6 +215,10 @@ class SimulatedDirectory(Directory):
             return
         self._disk.link(directory, name, to.inode, to_name, Actor.ENGINE)
         self._begin("exchange.unlink", name)
+        linked = self._disk.find(to.inode, to_name).inode
+        if self._disk.find(directory, name).inode is not linked:
+            # A user put something else there, which is not ours to remove.
+            raise refused(errno.EBUSY, name)
         self._disk.remove(directory, name, Actor.ENGINE)
 
     def remove(self, name: bytes) -> None:

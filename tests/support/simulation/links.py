@@ -28,6 +28,7 @@ from tests.support.simulation.disk import Crashed
 from tests.support.simulation.loop import Process
 from tests.support.simulation.met import (
     ANSWER_LOST,
+    LOCKED_BY_USER,
     REPEATED,
     REPLAYED,
     REQUEST_LOST,
@@ -48,9 +49,14 @@ class Network:
     is_up: bool = True
     trouble: NetworkTrouble | None = None
     """What comes on top of that, from a stream of its own."""
+    ears: asyncio.Event = field(default_factory=asyncio.Event)
+    """Clear while what the server tells by itself waits; what it is asked is answered."""
     met: Counter[str] = field(default_factory=Counter)
     repairs: int = 0
     """How often a whole table was asked for by a mount that had a cursor."""
+
+    def __post_init__(self) -> None:
+        self.ears.set()
 
     async def travel(self, kind: str = REQUEST_LOST) -> None:
         """Let a message travel; it may be lost, and the connection with it."""
@@ -106,8 +112,10 @@ class SimulatedLink:
         """Let a call break when the server died under it; the caller's own death goes through."""
         try:
             yield
-        except Crashed as error:
-            if self._server.is_dead:
+        except (Crashed, BaseExceptionGroup) as error:
+            # Of tasks of the server it comes in a group.
+            other = error.split(Crashed)[1] if isinstance(error, BaseExceptionGroup) else None
+            if self._server.is_dead and other is None:
                 raise Unavailable("the simulated server died") from error
             raise
 
@@ -128,7 +136,8 @@ class SimulatedLink:
         self, author: Author, tokens: Sequence[HeldToken], ttl_s: float = 0.0
     ) -> Sequence[LeaseLeft | None]:
         await self._network.travel()
-        return await self._link.renew(author, tokens, ttl_s)
+        with self._served():
+            return await self._link.renew(author, tokens, ttl_s)
 
     async def unlock(self, wanted: UnlockWanted) -> Sequence[Unlocked]:
         await self._network.travel()
@@ -181,7 +190,7 @@ class SimulatedLink:
             raise
         for outcome in answer.outcomes:
             if isinstance(outcome, Refusal):
-                met[refusal(outcome.code.value)] += 1
+                met[_kind_of(outcome)] += 1
         await self._network.travel(ANSWER_LOST)
         return answer
 
@@ -227,6 +236,7 @@ class SimulatedLink:
                     event = await anext(events, None)
                 if event is None:
                     return
+                await self._network.ears.wait()
                 await self._network.travel(STREAM_CUT)
                 yield event
 
@@ -243,6 +253,13 @@ class SimulatedLink:
 
     async def close(self) -> None:
         await self._link.close()
+
+
+def _kind_of(outcome: Refusal) -> str:
+    """Return the name under which a refusal is counted."""
+    if outcome.holder is not None and outcome.holder.entry is not None:
+        return LOCKED_BY_USER
+    return refusal(outcome.code.value)
 
 
 def _codes(answer: Answer) -> list[str]:

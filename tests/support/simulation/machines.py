@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from syncline.adapters.fastcdc import FastCdcChunker
 from syncline.adapters.memory_chunks import MemoryChunkStore
@@ -18,7 +20,7 @@ from syncline.core.changes import Author
 from syncline.core.identity import ReplicaId, VolumeId
 from syncline.core.safety import Limits as BrakeLimits
 from syncline.core.trees import Mode, Mount
-from syncline.errors import LocalFailure, NoSpace, Unavailable
+from syncline.errors import LocalFailure, NoSpace, SynclineError, Unavailable
 from syncline.ports.link import LockingLink
 from syncline.ports.mount_state import MountFacts
 from syncline.server.limits import Limits
@@ -40,6 +42,8 @@ from tests.support.simulation.watcher import QUEUE_LIMIT, SimulatedWatcher
 
 ROOT = b"mount"
 
+T = TypeVar("T")
+
 
 class ServerMachine:
     """The server: its stores outlive its process."""
@@ -52,6 +56,8 @@ class ServerMachine:
         self._stop: asyncio.Event | None = None
         self._ended: asyncio.Task[None] | None = None
         self.process = Process("server")
+        self.observe: Callable[[ServedVolume], Coroutine[object, object, None]] | None = None
+        """Who looks on while it serves, each time anew."""
         ids = SeededIds(seeded.getrandbits(32))
         self.backend.metadata.create_volume(VolumeId(ids.volume()), "default")
 
@@ -84,8 +90,12 @@ class ServerMachine:
             await stack.enter_async_context(volume.running())
             stack.callback(volume.feed.close)
             self.volume = volume
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            observer = tasks.create_task(self.observe(volume)) if self.observe else None
             ready.set()
             await stop.wait()
+            if observer is not None:
+                observer.cancel()
 
     async def stop(self) -> None:
         """End the process; what was committed stays, calls under way break."""
@@ -111,6 +121,8 @@ class Settings:
     queue_limit: int = QUEUE_LIMIT
     read_s: float = 0.002
     """How long, at most, files wait until they are read, and until that is told: a slow disk."""
+    has_exchange: bool = True
+    """Whether the file system can let two things change names in one step."""
 
 
 class ClientMachine:
@@ -128,7 +140,11 @@ class ClientMachine:
         self.random = random.Random(seed)
         self.settings = settings
         self.clock = SimulatedClock(loop, settings.skew_ns)
-        self.disk = SimulatedDisk(self.clock.wall_ns, is_ordered=settings.is_ordered)
+        self.disk = SimulatedDisk(
+            self.clock.wall_ns,
+            is_ordered=settings.is_ordered,
+            has_exchange=settings.has_exchange,
+        )
         self.user = User(self.disk, ROOT)
         User(self.disk).mkdir(ROOT)
         self.network = Network(random.Random(seed + 1))
@@ -141,6 +157,8 @@ class ClientMachine:
         self._loop = loop
         self._process = Process(name)
         self._task: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._asked: set[asyncio.Task[object]] = set()
 
     @property
     def is_running(self) -> bool:
@@ -150,6 +168,7 @@ class ClientMachine:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Start the process of the mount."""
         process = self._process = Process(self.name)
+        self._group = group
         self.disk.has_failed = False
         files = SimulatedFiles(self.disk, ROOT, process=self.name)
         parts = Parts(
@@ -166,6 +185,7 @@ class ClientMachine:
             self.clock,
             FastCdcChunker(),
             self.settings.brakes,
+            self.name,
         )
         lanes = Lanes(
             SimulatedExecutor(process, self.random, is_ordered=True),
@@ -174,7 +194,7 @@ class ClientMachine:
         self.supervisor = MountSupervisor(
             parts,
             lanes,
-            self._connect,
+            self.connect,
             Shown(ROOT, "default", "simulated"),
             backoff=Backoff(jitter=self.random.random),
         )
@@ -200,7 +220,8 @@ class ClientMachine:
                 raise
             process.kill()
 
-    async def _connect(self) -> LockingLink:
+    async def connect(self) -> LockingLink:
+        """Return a link to the server; raise Unavailable."""
         await self.network.travel()
         if self._server.volume is None:
             raise Unavailable("the simulated server is away")
@@ -232,6 +253,32 @@ class ClientMachine:
             await asyncio.wait((self._task,))
             self._task = None
         self.supervisor = None
+        for asked in self._asked:
+            asked.cancel()
+
+    async def ask(
+        self, question: Callable[[MountSupervisor], Coroutine[object, object, T]]
+    ) -> T | SynclineError | None:
+        """Ask the mount as its user does; return its answer, or None where it died meanwhile."""
+        supervisor = self.supervisor
+        if supervisor is None or self._group is None or self._process.is_dead:
+            return None
+
+        async def answer() -> T | SynclineError | None:
+            try:
+                return await question(supervisor)
+            except SynclineError as error:
+                return error
+            except Crashed:
+                return None
+
+        task = self._group.create_task(answer(), name=f"{self.name} asks")
+        self._asked.add(task)
+        try:
+            await asyncio.wait((task,))
+        finally:
+            self._asked.discard(task)
+        return None if task.cancelled() else task.result()
 
 
 def crash_here(operation: Operation) -> None:

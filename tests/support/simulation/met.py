@@ -29,9 +29,8 @@ RACES = (
     MOVED_OUT,
 )
 
-NEVER_REFUSED = frozenset({"invalid", "lock_lost"})
-"""Honest clients ask for nothing that is against the rules of the protocol, and the users of these
-worlds take no locks."""
+NEVER_REFUSED = frozenset({"invalid"})
+"""Honest clients ask for nothing that is against the rules of the protocol."""
 
 
 def refusal(code: str) -> str:
@@ -40,11 +39,14 @@ def refusal(code: str) -> str:
 
 
 REPLAYED = refusal("answered again by its op id")
+LOCKED_BY_USER = refusal("locked by a user")
+"""Without that, `locked` is by another operation."""
 
 REFUSALS = (
     *(refusal(code.value) for code in RefusalCode if code.value not in NEVER_REFUSED),
     refusal("no_space"),
     REPLAYED,
+    LOCKED_BY_USER,
 )
 
 
@@ -58,6 +60,18 @@ STATE_OLD = "brake: state from an old copy"
 CLONED = "brake: identity cloned"
 
 BRAKES = (*(brake(reason) for reason in HaltReason), STATE_LOST, STATE_OLD, CLONED)
+
+GRANTED = "lock: granted"
+DENIED = "lock: denied"
+WAITED = "lock: granted after a wait"
+UNLOCKED = "lock: given back"
+EXPIRED = "lock: over by itself"
+BROKEN = "lock: broken by another"
+DELETED = "lock: gone with what it was on"
+HELD = "lock: edit held back"
+HOLDER_DIED = "lock: holder died"
+
+LOCKS = (GRANTED, DENIED, WAITED, UNLOCKED, EXPIRED, BROKEN, DELETED, HELD, HOLDER_DIED)
 
 KILL = "fault: kill -9"
 POWER_LOSS = "fault: power loss"
@@ -73,6 +87,7 @@ CLOCK_FORWARD = "fault: clock set forward"
 CLOCK_BACK = "fault: clock set back"
 SERVER_FULL = "fault: disk of the server full"
 SERVER_SYNC = "fault: sync of the server failed"
+IN_STEPS = "fault: no exchange of names in one step"
 
 
 def disk_fault(code: str) -> str:
@@ -98,6 +113,7 @@ FAULTS = (
     CLOCK_BACK,
     SERVER_FULL,
     SERVER_SYNC,
+    IN_STEPS,
 )
 
-KINDS: tuple[str, ...] = (*RACES, *REFUSALS, *BRAKES, *FAULTS)
+KINDS: tuple[str, ...] = (*RACES, *REFUSALS, *BRAKES, *LOCKS, *FAULTS)

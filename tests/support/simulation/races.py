@@ -210,15 +210,10 @@ class Races:
                 if self._random.random() < 0.5:
                     # What came of the transfer is lost, and the other one's commit shows it.
                     path = b"m%d" % self._random.getrandbits(32)
-                    self._lose_pending()
+                    lose_pending(self._scene)
                 way = hands.edit_at if other.user.exists(path) else hands.create_at
                 self._do(partial(way, path))
                 return
-
-    def _lose_pending(self) -> None:
-        chunks = self._scene.server.backend.chunks
-        assert isinstance(chunks, MemoryChunkStore), "a simulated server has its chunks in memory"
-        chunks.fail_next_sync()
 
     # -- two users at once ----------------------------------------------------------------
 
@@ -252,6 +247,13 @@ class Races:
             case _:
                 self._do(lambda: one.user.exchange(first, second))
                 self._do(lambda: there.rename_to(second, b"was-" + name))
+
+
+def lose_pending(scene: Scene) -> None:
+    """Let the server lose what it has of transfers that are under way, with its next sync."""
+    chunks = scene.server.backend.chunks
+    assert isinstance(chunks, MemoryChunkStore), "a simulated server has its chunks in memory"
+    chunks.fail_next_sync()
 
 
 def _is_top(path: bytes, node: Node) -> bool:

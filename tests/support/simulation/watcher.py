@@ -93,6 +93,9 @@ class SimulatedWatcher:
     def _has_room(self) -> bool:
         return self._watch_limit is None or len(self._ids) < self._watch_limit
 
+    def is_watched(self, id: EntryId) -> bool:
+        return id in self._serials
+
     def forget(self, id: EntryId) -> None:
         serial = self._serials.pop(id, None)
         if serial is not None:

@@ -22,9 +22,12 @@ from syncline.core.names import RESERVED_ROOT_NAME
 from syncline.core.safety import HaltReason
 from syncline.ports.mount_control import MountPhase
 from syncline.server import receive
+from tests.support.simulation.aimed import Aimed
 from tests.support.simulation.brakes import LIMITS, Brakes
 from tests.support.simulation.disk import Crashed, Operation
 from tests.support.simulation.history import check_chunks, check_history, commits_after, head_of
+from tests.support.simulation.kinds import WorldKind
+from tests.support.simulation.lockers import Lockers
 from tests.support.simulation.loop import SimulatedLoop, run_simulated
 from tests.support.simulation.machines import ClientMachine, ServerMachine, Settings
 from tests.support.simulation.met import DESCRIPTOR, KILL, POWER_LOSS, SERVER_STOP, brake
@@ -40,6 +43,9 @@ REST_S = 600.0
 """Virtual time in which a calm world must come to rest."""
 
 SETTLE_S = 3.0
+
+SECOND_ACTS = 40
+"""So much users do in the second act of a world, beside what it aims at."""
 
 PLAIN = 0.3
 """So many worlds have no trouble but crashes, lost messages and users who act at any moment."""
@@ -98,7 +104,15 @@ class Told:
 class World:
     """One run of one seed."""
 
-    def __init__(self, loop: SimulatedLoop, seed: int, operations: int, *, is_plain: bool) -> None:
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        seed: int,
+        operations: int,
+        kind: WorldKind,
+        *,
+        is_plain: bool,
+    ) -> None:
         self.loop = loop
         self.random = random.Random(seed)
         self.trouble_random = random.Random(f"{seed} faults")
@@ -109,6 +123,7 @@ class World:
         self._wanted = operations
         self._is_calm = False
         self._told: Told | None = None
+        self._acts_max: int | None = None
         self.server = ServerMachine(loop, random.Random(self.random.getrandbits(64)))
         self.machines: list[ClientMachine] = []
         self.hands: dict[str, Hands] = {}
@@ -116,6 +131,7 @@ class World:
             settings = Settings(
                 skew_ns=self.random.choice((0, 0, 10**17, -(10**17))),
                 is_ordered=self.random.random() < 0.7,
+                has_exchange=kind.has_exchange,
             )
             if not self.is_plain:
                 _worsen(settings, self.trouble_random, has_time=not self.weather.is_serial)
@@ -148,6 +164,12 @@ class World:
             is_allowed=is_allowed and not self.is_plain,
         )
         self.trouble = Trouble(self.scene, self.races, self.brakes)
+        self.aimed: Aimed | None = None
+        if self.brakes.is_allowed and kind.has_scenes:
+            self.aimed = Aimed(self.scene, self.brakes, random.Random(f"{seed} aimed"))
+        self.lockers: Lockers | None = None
+        if kind.has_locks and is_allowed:
+            self.lockers = Lockers(self.scene, self._fell, random.Random(f"{seed} locks"))
         self._server_turn = asyncio.Lock()
 
     @property
@@ -163,12 +185,18 @@ class World:
                 self._hook(machine)
                 machine.start(self._group)
             keepers = [self._group.create_task(self._keep(m)) for m in self.machines]
-            trouble = self._begin_trouble()
+            beside = self._begin_trouble()
+            if self.lockers is not None:
+                beside.append(self._group.create_task(self.lockers.run()))
             await self._turbulence()
             self.scene.is_over = True
-            if trouble is not None:
-                await trouble
-            await self._calm(keepers)
+            for each in beside:
+                await each
+            await self._calm()
+            if self.aimed is not None:
+                await self._second_act(self.aimed)
+            for keeper in keepers:
+                keeper.cancel()
             for machine in self.machines:
                 await machine.bury(power_loss=False)
             await self.server.stop()
@@ -177,15 +205,17 @@ class World:
         self.report.crashes = sum(machine.crashes for machine in self.machines)
         for machine in self.machines:
             self.report.met += machine.disk.met + machine.network.met
+        if self.lockers is not None:
+            self.report.met.update(self.lockers.met())
         self.report.met[DESCRIPTOR] += sum(hands.late_writes for hands in self.hands.values())
         return self.report
 
-    def _begin_trouble(self) -> asyncio.Task[None] | None:
+    def _begin_trouble(self) -> list[asyncio.Task[None]]:
         if self.is_plain:
-            return None
+            return []
         for machine in self.machines:
             machine.network.trouble = self.trouble.of_network(machine)
-        return self._group.create_task(self.trouble.run())
+        return [self._group.create_task(self.trouble.run())]
 
     async def _fell(self, machine: ClientMachine) -> None:
         """Let the process of a mount be gone when this returns."""
@@ -209,6 +239,10 @@ class World:
             if self._is_calm or self.scene.is_over:
                 return
             chance = self.random.random()
+            # What is done here makes the engine do more, in whose windows more is done.
+            is_tired = self._acts_max is not None and self.done >= self._acts_max
+            if is_tired and chance < self.weather.act:
+                return
             if chance < self.weather.act:
                 self.report.met[f"act before {operation.name}"] += 1
                 hands.act()
@@ -217,7 +251,7 @@ class World:
                 self.oracle.note(f"{self.loop.time():9.3f} {machine.name} dies: {operation.name}")
                 machine.die()
                 raise Crashed(operation.name)
-            if self.brakes.is_allowed:
+            if self.brakes.is_allowed and not is_tired:
                 self.races.before(machine, operation)
 
         machine.disk.before = before
@@ -279,7 +313,8 @@ class World:
     async def _agree(self, machine: ClientMachine) -> None:
         """Do as a user who knows why a mount halted: resume it, unless there was an accident."""
         supervisor = machine.supervisor
-        halt = supervisor.status().halt if supervisor is not None else None
+        # Many times a second: a whole status takes long.
+        halt = supervisor._standing_halt() if supervisor is not None else None
         if supervisor is None or halt is None or machine.name in self.scene.accidents:
             return
         if self.is_plain and halt.reason is not HaltReason.ROOT_EMPTIED:
@@ -291,7 +326,7 @@ class World:
 
     # -- calm ------------------------------------------------------------------------
 
-    async def _calm(self, keepers: list[asyncio.Task[None]]) -> None:
+    async def _calm(self) -> None:
         for hands in self.hands.values():
             hands.let_go()
         self._is_calm = True
@@ -299,10 +334,30 @@ class World:
         self.oracle.note(f"{self.loop.time():9.3f} calm")
         for machine in self.machines:
             machine.network.is_up, machine.network.loss = True, 0.0
+        if self.lockers is not None:
+            await self.lockers.end()
         await self._rest()
-        for keeper in keepers:
-            keeper.cancel()
+        if self.lockers is not None:
+            await self.lockers.check_over()
         self._check()
+
+    async def _second_act(self, aimed: Aimed) -> None:
+        """Play on, with scenes that aim at what was hardly met yet."""
+        self.oracle.note(f"{self.loop.time():9.3f} second act")
+        self._is_calm = self.scene.is_over = False
+        self._acts_max = self.done + SECOND_ACTS
+        others = self._group.create_task(self._go_on())
+        await aimed.run()
+        self.scene.is_over = True
+        await others
+        await self._calm()
+
+    async def _go_on(self) -> None:
+        """Let users do what they do anyway, until it is over."""
+        while not self.scene.is_over:
+            await asyncio.sleep(self.random.expovariate(1 / 0.3))
+            if self._acts_max is not None and self.done < self._acts_max:
+                self.hands[self.random.choice(self.machines).name].act()
 
     async def _rest(self) -> None:
         """Wait until all mounts are in sync and equal."""
@@ -352,8 +407,8 @@ class World:
                 raise AssertionError(f"{machine.name} did not believe an honest feed")
         check_history(self.server.stores)
         check_chunks(self.server.stores)
-        for path in first:
-            self.report.conflicts += is_conflict_name(path.rpartition(b"/")[2])
+        names = [path.rpartition(b"/")[2] for path in first]
+        self.report.conflicts = sum(map(is_conflict_name, names))
         if self.weather.is_serial and self.report.conflicts:
             raise AssertionError("a conflict that nobody made")
 
@@ -434,15 +489,18 @@ def _failed_again(args: tuple[object, ...], reason: BaseException) -> WorldFaile
     return failed
 
 
-def play(seed: int, operations: int = 200, *, is_plain: bool = False) -> Report:
+def play(
+    seed: int, operations: int = 200, *, is_plain: bool = False, kind: WorldKind | None = None
+) -> Report:
     """Run one seed to its end; raise WorldFailed with a short history where it fails.
 
-    `is_plain` leaves out the trouble that came later than the world: old seeds keep their course.
+    `is_plain` leaves out the trouble that came later than the world, and `kind` says what else the
+    world is, where that is not for the seed to say: old seeds keep their course.
     """
     worlds: list[World] = []
 
     async def main(loop: SimulatedLoop) -> Report:
-        world = World(loop, seed, operations, is_plain=is_plain)
+        world = World(loop, seed, operations, kind or WorldKind.of_seed(seed), is_plain=is_plain)
         worlds.append(world)
         if not world.is_plain:
             # What came before a transfer stalls waits at the server, and may be lost there.
