@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,7 @@ from syncline.core.changes import Token
 from syncline.core.names import RelPath
 from syncline.core.user_locks import LockEffect, Owner, SessionId
 from syncline.errors import Denied, ProtocolBroken, SynclineError, Unavailable
-from syncline.ports.link import LockingLink
+from syncline.ports.link import LockingLink, Progress, WatchBegin, WatchEvent
 from syncline.ports.locks import LockNews, LockTable, LockWanted, UnlockTarget, UnlockWanted
 from syncline.rpc.link import GrpcLink
 from syncline.server.limits import Limits
@@ -26,11 +26,12 @@ from tests.support.serving import (
     Backend,
     Chunks,
     SeededIds,
+    accepted,
     propose,
     rpc_server,
     served,
 )
-from tests.support.trees import put_file
+from tests.support.trees import delete, put_file
 from tests.support.wait import eventually
 
 ANN = Owner(ALICE, "laptop", SessionId(b"a" * 16))
@@ -111,7 +112,7 @@ def later(seconds: float) -> Callable[[], bool]:
 
 
 async def test_it_outlives_its_lease_and_its_life_while_it_is_held(scene: Scene) -> None:
-    holding = await scene.holding(lease_s=0.4)
+    holding = await scene.holding(lease_s=0.8)
     async with kept(holding):
         await eventually(later(2.5), "time goes by")
         assert scene.is_held and not scene.losses
@@ -205,10 +206,70 @@ async def test_who_breaks_it_is_named_and_nothing_is_given_back(scene: Scene) ->
     assert scene.is_held, "it is another's now"
 
 
+class LateLink(GrpcLink):
+    """A link whose stream tells of locks that are over when it may."""
+
+    tells: asyncio.Event
+
+    async def watch(
+        self, begin: WatchBegin, progress: AsyncIterator[Progress]
+    ) -> AsyncGenerator[WatchEvent, None]:
+        async with aclosing(super().watch(begin, progress)) as events:
+            async for event in events:
+                if isinstance(event, LockNews):
+                    await self.tells.wait()
+                yield event
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+async def test_who_deletes_what_he_holds_loses_nothing(
+    scene: Scene, *, is_told_first: bool
+) -> None:
+    tells = asyncio.Event()
+
+    async def connect() -> LockingLink:
+        link = LateLink(scene.address, "default", timeout_s=20.0)
+        link.tells = tells
+        scene.links.append(link)
+        return link
+
+    locks = await scene.link().lock(LockWanted(ANN, (X,), lease_s=0.8))
+    holding = Holding(connect, ANN, locks, lost=scene.losses.append, is_bounded=False)
+    async with kept(holding):
+        await eventually(lambda: holding.is_connected, "it hears of losses")
+        gone = propose(delete("x", 1), ids=SeededIds(7))
+        assert accepted(await scene.link().delete(gone)) == [2]
+        if is_told_first:
+            tells.set()
+            await eventually(lambda: holding.held == (), "it is told")
+            await holding.release(scene.link())
+        else:
+            async with asyncio.TaskGroup() as tasks:
+                releasing = tasks.create_task(holding.release(scene.link()))
+                await eventually(later(0.3), "the answer to the release is there")
+                assert not releasing.done()
+                tells.set()
+    assert not scene.losses and not scene.is_held
+
+
+async def test_what_is_not_there_at_the_end_is_lost(scene: Scene) -> None:
+    holding = await scene.holding(lease_s=0.8)
+    target = (UnlockTarget(X, Token(0)),)
+    await scene.link().unlock(UnlockWanted(BOB, "desk", target, is_forced=True))
+    # Nobody has watched, so nobody says why.
+    await holding.release(scene.link())
+    [loss] = scene.losses
+    assert loss.change is None and holding.held == ()
+
+
 async def test_what_is_released_is_free_at_once(scene: Scene) -> None:
     holding = await scene.holding(lease_s=0.8)
-    await holding.release(scene.link())
-    assert not scene.is_held
+    async with kept(holding):
+        await eventually(lambda: holding.is_connected, "it hears of its own release")
+        await holding.release(scene.link())
+        assert not scene.is_held
+        await eventually(lambda: not holding.is_connected, "there is nothing left to hear")
+    assert not scene.losses
 
 
 async def test_a_follower_of_locks_goes_on_after_a_break_with_the_table(scene: Scene) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncline.core.changes import HeldToken, Token
 from syncline.core.lock_leases import Leases
@@ -48,6 +50,28 @@ def test_a_longer_life_may_be_asked_for(leases: Leases) -> None:
     leases.begin(lock(1, ttl_s=15.0), 0.0)
     assert leases.renew(Token(1), 9.0, ttl_s=50.0)
     assert leases.renew(Token(1), 18.0) and over(leases, 27.0) == [] and over(leases, 28.0) == [1]
+
+
+@given(
+    st.floats(0.0, 1e9), st.floats(1.0, 86_400.0), st.floats(1.0, 86_400.0), st.floats(0.0, 10.0)
+)
+def test_nobody_is_told_of_more_than_was_given(
+    now_s: float, lease_s: float, ttl_s: float, later_s: float
+) -> None:
+    leases = Leases()
+
+    def are_within(life_s: float, more_s: float = 0.0) -> bool:
+        times = leases.times(Token(1), now_s)
+        assert times is not None
+        return times.expires_s <= min(lease_s, life_s) + more_s and times.ends_s <= life_s + more_s
+
+    leases.begin(lock(1, lease_s=lease_s, ttl_s=ttl_s), now_s)
+    assert are_within(ttl_s)  # V3
+    leases.resume(lock(1, lease_s=lease_s, ttl_s=ttl_s), 3.0, ttl_s, 30.0, now_s)
+    assert are_within(ttl_s, 30.0)
+    now_s += later_s
+    leases.renew(Token(1), now_s, 2 * ttl_s)
+    assert are_within(2 * ttl_s, 30.0)
 
 
 def test_without_a_lease_it_lasts_for_its_life(leases: Leases) -> None:

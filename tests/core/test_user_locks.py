@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from syncline.core.user_locks import (
     ask,
     end,
     holder_of,
+    settle,
     withdraw,
 )
 from tests.support.locks import author, owner, request
@@ -133,6 +135,52 @@ def test_tokens_grow_whatever_ended(table: DictTable) -> None:
         tokens.append(lock.token)
         book = end(turn.book, table, [lock], LockEffect.UNLOCKED, NOW).book
     assert tokens == [1, 2, 3, 4, 5]  # U2
+
+
+def test_tokens_are_times_where_the_clock_goes_on_and_grow_where_it_does_not(
+    table: DictTable,
+) -> None:
+    book, tokens = Book(), []
+    for number, now_ns in enumerate((5_000, 9_999, 1_000, -3_000, 7_000_000)):
+        wanted = request(number + 1, ANN, "x", "z")
+        turn = ask(book, table, wanted, LIMITS, now_ns, waits=False)
+        locks = granted(turn, number + 1)
+        tokens.append([lock.token for lock in locks])
+        book = end(turn.book, table, locks, LockEffect.UNLOCKED, NOW).book
+    assert tokens == [[5, 6], [9, 10], [11, 12], [13, 14], [7000, 7001]]
+
+
+def test_who_wait_for_directories_cost_no_look_at_each_lock() -> None:
+    # Twice as many are about twice as much work, and not four times.
+    assert work_of_a_turn(400) < 3 * work_of_a_turn(200)
+
+
+def work_of_a_turn(count: int) -> int:
+    """Return how many calls it takes when `count` wait for what others have locked something in."""
+    labels = [f"d{number}" for number in range(count)]
+    table = DictTable(
+        [directory(label, "/", label.encode()) for label in labels]
+        + [file(f"{label}/f", label, b"f") for label in labels]
+    )
+    queue = tuple(request(number, ANN, f"{label}/f") for number, label in enumerate(labels, 1))
+    book = settle(Book(queue=queue), table, NOW).book
+    assert len(book.locks) == count and not book.queue
+    queue = tuple(request(number, BEN, label) for number, label in enumerate(labels, 1))
+    calls = 0
+
+    def note(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(note)
+    try:
+        turn = settle(replace(book, queue=queue), table, NOW)
+        done = end(turn.book, table, list(book.locks.values()), LockEffect.UNLOCKED, NOW)
+    finally:
+        sys.setprofile(None)
+    assert turn.book.queue == queue and not turn.settled
+    assert len(done.settled) == count and not done.book.queue
+    return calls
 
 
 def test_what_is_not_there_cannot_be_locked(table: DictTable) -> None:

@@ -1,42 +1,39 @@
-"""User locks of a served volume: what is refused, who is woken, who is told, what restarts keep."""
+"""User locks of a served volume: what is refused, who is woken, who is told."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from syncline.adapters.memory_chunks import MemoryChunkStore
 from syncline.adapters.memory_metadata import MemoryMetadataStore
 from syncline.compose.direct import DirectLink
-from syncline.core.changes import Author, Change, HeldToken, Proposal, Refusal, Token
+from syncline.core.changes import Author, HeldToken, Refusal, Token
 from syncline.core.identity import CommitId, ReplicaId, Revision, VolumeId
-from syncline.core.names import RelPath
 from syncline.core.table import EMPTY_TABLE_DIGEST, Cursor, Head
 from syncline.core.user_locks import LockEffect, Owner, SessionId, UserLock
-from syncline.errors import Invalid, Locked, NoSpace, NotFound, Throttled, Unavailable
+from syncline.errors import Invalid, Locked, NotFound, Throttled, Unavailable
 from syncline.ports.link import Committed, LockingLink, Progress, WatchBegin, WatchEvent
 from syncline.ports.locks import (
     LocatedLock,
     LockNews,
     LockTable,
-    LockWanted,
     ToldLockChange,
     UnlockResult,
     UnlockTarget,
     UnlockWanted,
 )
-from syncline.ports.metadata import TableReader, WriteSession
+from syncline.ports.metadata import TableReader
 from syncline.rpc.link import GrpcLink
 from syncline.server.feed import NEWS_CHANGES_MAX, Feed
 from syncline.server.limits import Limits
-from syncline.server.lock_service import UserLocks
 from syncline.server.volume import ServedVolume
+from tests.support.lock_calls import ANN, BEN, FAST, edit, locked, path, planted, under, unlocked
 from tests.support.serving import (
     ALICE,
     BOB,
@@ -49,14 +46,10 @@ from tests.support.serving import (
     rpc_server,
     served,
 )
-from tests.support.trees import delete, id_of, move, put_directory, put_file
+from tests.support.trees import delete, id_of, move, put_file
 from tests.support.wait import eventually
 
 NOTHING = Chunks()
-ANN = Owner(ALICE, "laptop", SessionId(b"a" * 16))
-BEN = Owner(BOB, "desk", SessionId(b"b" * 16))
-FAST = Limits(user_lock_min_s=0.05, lock_stall_s=0.2)
-"""Sweeps each 50 ms."""
 
 
 @pytest.fixture(params=["direct", "grpc"])
@@ -85,45 +78,6 @@ def ids() -> SeededIds:
     return SeededIds()
 
 
-async def planted(link: LockingLink, ids: SeededIds) -> None:
-    files = [put_directory("d"), put_file("f", 0, "d"), put_file("x")]
-    accepted(await link.store(propose(*files, ids=ids, inline=[b"content"]), NOTHING))
-
-
-def path(raw: str) -> RelPath:
-    return RelPath.parse(raw.encode())
-
-
-async def locked(
-    link: LockingLink,
-    who: Owner,
-    *paths: str,
-    lease_s: float = 0.0,
-    ttl_s: float = 600.0,
-    wait_s: float = 0.0,
-    reason: str = "",
-) -> Sequence[LocatedLock]:
-    wanted = LockWanted(who, tuple(map(path, paths)), reason, lease_s, ttl_s, wait_s)
-    return await link.lock(wanted)
-
-
-async def unlocked(
-    link: LockingLink, who: Owner, name: str, token: int = 0, *, is_forced: bool = False
-) -> UnlockResult:
-    targets = (UnlockTarget(path(name), Token(token)),)
-    [done] = await link.unlock(UnlockWanted(who.author, who.host, targets, is_forced))
-    return done.result
-
-
-def edit(label: str, base: int, parent: str, raw: bytes) -> Change:
-    return put_file(label, base, parent, content=raw)
-
-
-def under(proposal: Proposal, *locks: LocatedLock) -> Proposal:
-    tokens = tuple(HeldToken(each.lock.entry, each.lock.token) for each in locks)
-    return replace(proposal, tokens=tokens)
-
-
 async def no_progress() -> AsyncIterator[Progress]:
     return
     yield
@@ -136,7 +90,7 @@ async def test_others_are_told_who_holds_it_and_the_owner_stores(
     link: LockingLink, ids: SeededIds
 ) -> None:
     [lock] = await locked(link, ANN, "d", reason="figures")
-    assert (lock.path, lock.lock.token, lock.lock.owner) == (path("d"), 1, ANN)
+    assert (lock.path, lock.lock.owner) == (path("d"), ANN)
     change = edit("f", 1, "d", b"1")
     answer = await link.store(propose(change, ids=ids, author=BOB, inline=[b"1"]), NOTHING)
     [refusal] = answer.outcomes
@@ -144,7 +98,7 @@ async def test_others_are_told_who_holds_it_and_the_owner_stores(
     holder = refusal.holder
     assert refusal.code.value == "locked" and answer.revision == 1
     assert (holder.name, holder.host, holder.reason) == ("alice@laptop", "laptop", "figures")
-    assert holder.entry == id_of("d") and 590 < holder.expires_s < 600.1
+    assert holder.entry == id_of("d") and 590 < holder.expires_s <= 600
     stored = await link.store(under(propose(change, ids=ids, inline=[b"1"]), lock), NOTHING)
     assert accepted(stored) == [2]
     deleted = await link.delete(propose(delete("f", 2), ids=ids, author=BOB))
@@ -174,7 +128,7 @@ async def test_a_lost_token_refuses_all_of_it_before_content_travels(
     assert codes(await link.store(late, source)) == ["lock_lost", "lock_lost"]
     assert source.asked == []
     [again] = await locked(link, ANN, "d")
-    assert again.lock.token == 2
+    assert again.lock.token > lock.lock.token
     assert codes(await link.store(under(late, lock), source)) == ["lock_lost", "lock_lost"]
     stolen = under(propose(edit("x", 1, "/", b"1"), ids=ids, author=BOB, inline=[b"1"]), again)
     assert codes(await link.store(stolen, NOTHING)) == ["lock_lost"]
@@ -246,6 +200,29 @@ async def test_who_waits_is_woken_at_once_in_the_order_of_asking(link: LockingLi
     assert order == ["a", "b", "c"]
 
 
+async def test_who_waits_does_nothing_until_he_is_woken(volume: ServedVolume) -> None:
+    link, sessions = DirectLink(volume), 0
+    await locked(link, ANN, "x")
+    book = volume.user_locks.book
+    begin = book.begin
+
+    def counted() -> None:
+        nonlocal sessions
+        sessions += 1
+        begin()
+
+    book.begin = counted  # type: ignore[method-assign]
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(locked(link, BEN, "x", wait_s=20.0))
+        await eventually(lambda: len(book.book.queue) == 1, "he waits")
+        before = sessions
+        for _ in range(500):
+            await asyncio.sleep(0)
+        assert sessions == before and not waiting.done()
+        await unlocked(link, ANN, "x")
+    assert sessions == before + 1, "he is granted it in the session that ends the other's"
+
+
 async def test_a_wait_ends_with_the_holder_in_its_answer(link: LockingLink) -> None:
     await locked(link, ANN, "x")
     with pytest.raises(Locked, match="alice@laptop"):
@@ -310,7 +287,7 @@ async def test_a_server_that_stops_keeps_nobody_waiting(volume: ServedVolume) ->
 async def test_anothers_lock_is_broken_by_force_alone_and_on_record(
     link: LockingLink, volume: ServedVolume
 ) -> None:
-    await locked(link, ANN, "x", reason="figures")
+    [lock] = await locked(link, ANN, "x", reason="figures")
     with pytest.raises(Locked):
         await unlocked(link, BEN, "x")
     assert await unlocked(link, BEN, "x", is_forced=True) is UnlockResult.BROKEN
@@ -319,7 +296,8 @@ async def test_anothers_lock_is_broken_by_force_alone_and_on_record(
         [record] = reader.lock_breaks(10)
         assert reader.locks() == []
     assert (record.by, record.by_host, record.path) == (BOB, "desk", b"x")
-    assert (record.lock.owner, record.lock.reason, record.lock.token) == (ANN, "figures", 1)
+    assert (record.lock.owner, record.lock.reason) == (ANN, "figures")
+    assert record.lock.token == lock.lock.token
 
 
 async def test_a_later_session_of_the_owner_may_unlock_but_not_take_over(
@@ -362,89 +340,6 @@ async def test_limits_say_whose_they_are(ids: SeededIds) -> None:
             await locked(link, cat, "d")
         assert full.value.fields == {"limit": "2", "scope": "server"}
     backend.close()
-
-
-# -- time --------------------------------------------------------------------
-
-
-async def test_a_lease_that_is_not_renewed_ends_and_a_renewed_one_goes_on(
-    link: LockingLink, volume: ServedVolume
-) -> None:
-    [kept] = await locked(link, ANN, "x", lease_s=2.0)
-    [lost] = await locked(link, ANN, "d", lease_s=0.1)
-    both = [HeldToken(each.lock.entry, each.lock.token) for each in (kept, lost)]
-    await eventually(lambda: len(volume.user_locks.locks) == 1, "the short one ends")
-    left, gone = await link.renew(ALICE, both)
-    assert left is not None and 1 < left.expires_s < 2.1 and gone is None
-    assert await link.renew(BOB, both) == [None, None], "they are not his"
-    longer = await link.renew(ALICE, both[:1], 3000.0)
-    assert longer[0] is not None and 2990 < longer[0].ends_s < 3000.1
-
-
-async def test_a_longer_life_is_on_disk_before_it_is_told(
-    link: LockingLink, volume: ServedVolume
-) -> None:
-    [lock] = await locked(link, ANN, "x", ttl_s=60.0)
-    await locked(link, ANN, "d", ttl_s=60.0)
-    held = HeldToken(lock.lock.entry, lock.lock.token)
-    [left] = await link.renew(ALICE, [held], 3000.0)
-    with volume.metadata.read(volume.id) as reader:
-        stored = {each.lock.entry: each.left_s for each in reader.locks()}
-    assert left is not None and stored == {id_of("x"): pytest.approx(3000, abs=9), id_of("d"): 60.0}
-    await link.renew(BOB, [held], 5000.0)
-    with volume.metadata.read(volume.id) as reader:
-        assert max(each.left_s for each in reader.locks()) < 3001, "it is not his"
-
-
-async def test_signs_of_life_on_a_watch_renew_and_silence_does_not(
-    volume: ServedVolume,
-) -> None:
-    async with rpc_server(volume) as address:
-        link = GrpcLink(address, "default", timeout_s=20.0)
-        await locked(link, ANN, "x", lease_s=0.4)
-        alive = asyncio.Event()
-
-        async def signs() -> AsyncIterator[Progress]:
-            for _ in range(20):
-                yield Progress(Cursor(Revision(0), None), 0, 0)
-                await asyncio.sleep(0.05)
-            alive.set()
-            await asyncio.Event().wait()
-
-        begin = WatchBegin(ALICE, None, from_head=True, wants_locks=True, session=ANN.session)
-        async with asyncio.timeout(20), aclosing(link.watch(begin, signs())) as events:
-            news = None
-            async for event in events:
-                if isinstance(event, LockNews):
-                    news = event
-                    break
-        assert alive.is_set(), "it lasted longer than its lease, as long as there were signs"
-        assert news is not None and news.changes[0].effect is LockEffect.EXPIRED
-        await link.close()
-
-
-async def test_a_lock_that_is_asked_for_again_as_it_ends_is_not_taken_away(
-    volume: ServedVolume,
-) -> None:
-    link = DirectLink(volume)
-    [first] = await locked(link, ANN, "x", lease_s=0.05)
-    locks = volume.user_locks
-    async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(locked(link, ANN, "x", lease_s=20.0))
-        while locks.times.of(first.lock.token).expires_s > 0.0:
-            # The loop stands still meanwhile: the call and the sweep come into one session.
-            pass
-        tasks.create_task(_sweep_next(locks))
-    [again] = asking.result()
-    assert 19 < again.expires_s < 20.1
-    await locked(link, BEN, "d")
-    assert id_of("x") in locks.locks, "what was granted lasts"
-    left = await link.renew(ALICE, [HeldToken(again.lock.entry, again.lock.token)])
-    assert left[0] is not None and left[0].expires_s > 19
-
-
-async def _sweep_next(locks: UserLocks) -> None:
-    locks.sweep(0.05)
 
 
 # -- what is told --------------------------------------------------------------
@@ -562,38 +457,6 @@ async def test_the_list_has_what_is_on_a_path_below_and_above(
         [each async for each in link.locks(path("d"))]
 
 
-# -- restarts ------------------------------------------------------------------
-
-
-async def test_a_restart_keeps_locks_tokens_and_what_was_left(
-    tmp_path: Path, ids: SeededIds
-) -> None:
-    backend = Backend.on_disk(tmp_path)
-    async with served(backend) as volume:
-        link = DirectLink(volume)
-        await planted(link, ids)
-        await locked(link, BEN, "d")
-        await unlocked(link, BEN, "d")
-        [lock] = await locked(link, ANN, "x", lease_s=60.0, ttl_s=600.0, reason="figures")
-    backend.close()
-    backend = Backend.on_disk(tmp_path)
-    grace = Limits(user_lock_grace_s=7.0)
-    async with served(backend, limits=grace) as volume:
-        link = DirectLink(volume)
-        [found] = [each async for each in link.locks(path(""))]
-        assert replace(found.lock, ticket=lock.lock.ticket) == lock.lock
-        assert 66 < found.expires_s < 67.1 and 600 < found.ends_s < 607.1
-        answer = await link.store(
-            propose(edit("x", 1, "/", b"1"), ids=ids, author=BOB, inline=[b"1"]), NOTHING
-        )
-        assert codes(answer) == ["locked"]
-        mine = under(propose(edit("x", 1, "/", b"1"), ids=ids, inline=[b"1"]), lock)
-        assert accepted(await link.store(mine, NOTHING)) == [2]
-        [fresh] = await locked(link, BEN, "d")
-        assert fresh.lock.token == 3, "no token is given twice"
-    backend.close()
-
-
 # -- contention ----------------------------------------------------------------
 
 
@@ -627,67 +490,3 @@ async def test_two_clients_contend_for_one_path_and_none_starves(
     assert len(turns) == 2 * rounds
     changed = sum(one != other for one, other in pairwise(turns))
     assert changed > rounds, "they take turns while both want it"
-
-
-# -- a disk that is full ---------------------------------------------------------
-
-
-class FullDisk(MemoryMetadataStore):
-    """A store that keeps nothing while it is full."""
-
-    is_full = False
-
-    @contextmanager
-    def write(self, volume: VolumeId) -> Iterator[WriteSession]:
-        with super().write(volume) as session:
-            yield session
-            if self.is_full:
-                raise NoSpace("the disk is full", where="server")
-
-
-async def test_what_could_not_be_written_did_not_happen(ids: SeededIds) -> None:
-    metadata = FullDisk()
-    backend = Backend(None, metadata, MemoryChunkStore())
-    async with served(backend, limits=FAST) as volume:
-        link = DirectLink(volume)
-        await planted(link, ids)
-        await locked(link, ANN, "x", lease_s=0.1)
-        await locked(link, ANN, "d")
-        metadata.is_full = True
-        with pytest.raises(NoSpace):
-            await locked(link, BEN, "d/f")
-        with pytest.raises(NoSpace):
-            await unlocked(link, ANN, "d")
-        await eventually(lambda: bool(volume.user_locks.times.of(Token(1)).ends_s == 0), "over")
-        assert set(volume.user_locks.locks) == {id_of("x"), id_of("d")}
-        metadata.is_full = False
-        await eventually(lambda: set(volume.user_locks.locks) == {id_of("d")}, "it ends after all")
-        with pytest.raises(Locked):
-            await locked(link, BEN, "d/f")
-        [lock] = await locked(link, BEN, "x")
-        assert lock.lock.token == 3, "no token went to what did not happen"
-    backend.close()
-
-
-async def test_who_gave_up_on_a_full_disk_gets_nothing_afterwards(ids: SeededIds) -> None:
-    metadata = FullDisk()
-    backend = Backend(None, metadata, MemoryChunkStore())
-    async with served(backend, limits=FAST) as volume:
-        link = DirectLink(volume)
-        await planted(link, ids)
-        await locked(link, ANN, "x")
-        waiting = volume.user_locks.book
-
-        async def wait() -> None:
-            with pytest.raises(NoSpace):
-                await locked(link, BEN, "x", wait_s=0.3)
-
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-            tasks.create_task(wait())
-            await eventually(lambda: len(waiting.book.queue) == 1, "he waits")
-            metadata.is_full = True
-        metadata.is_full = False
-        await eventually(lambda: not waiting.book.queue, "nobody waits")
-        await unlocked(link, ANN, "x")
-        assert not volume.user_locks.locks
-    backend.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -17,6 +17,8 @@ from syncline.ports.link import Effect
 from syncline.ports.locks import LocatedLock, Unlocked, UnlockResult
 from syncline.ports.mount_control import (
     Change,
+    HoldEnd,
+    HoldEvent,
     LockAsked,
     LocksResult,
     MountLock,
@@ -113,6 +115,12 @@ class ScriptedControl:
         self.verified: VerifyResult | None = None
         """What a verification comes to; None: it goes on."""
         self.granted: tuple[LocatedLock, ...] = (LOCATED,)
+        self.grants = asyncio.Event()
+        """Set: locks are granted at once."""
+        self.grants.set()
+        self.tell: Callable[[HoldEvent], None] | None = None
+        """What tells the newest hold that was granted."""
+        self.hold_end = HoldEnd(is_released=True)
         self.news = StatusNews()
         self._status = status
 
@@ -173,7 +181,31 @@ class ScriptedControl:
     async def lock(self, asked: LockAsked) -> LocksResult:
         """Give the locks of the script, and note what was asked."""
         self.asked.append(asked)
+        await self._granted()
         return LocksResult(self.granted)
+
+    def give_back(self, result: LocksResult) -> None:
+        """Note what nobody was told of."""
+        self.asked.append(("given back", result))
+
+    async def hold(
+        self, asked: LockAsked, tell: Callable[[HoldEvent], None], over: asyncio.Event
+    ) -> HoldEnd:
+        """Hold the locks of the script until it is over."""
+        self.asked.append(("hold", asked))
+        await self._granted()
+        self.tell = tell
+        tell(LocksResult(self.granted))
+        await over.wait()
+        self.asked.append("released")
+        return self.hold_end
+
+    async def _granted(self) -> None:
+        try:
+            await self.grants.wait()
+        except asyncio.CancelledError:
+            self.asked.append("cancelled")
+            raise
 
     async def unlock(self, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:
         """Unlock as many of the locks of the script as are asked for."""

@@ -11,6 +11,7 @@ from syncline.cli.options import ClientOptions, client_options, example, raw_pat
 
 if TYPE_CHECKING:
     from syncline.cli.exits import ExitCode
+    from syncline.cli.lock_hold import Wish
     from syncline.cli.lock_places import InMount
     from syncline.cli.output import Output
     from syncline.cli.session import Session
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     "--lease",
     type=duration,
     metavar="TIME",
-    help="With --hold: when the lock ends after this command was killed or cut off. Default: 30s.",
+    help="With --hold: when the lock ends after who holds it was killed or cut off. Default: 30s.",
 )
 @client_options
 def command(
@@ -61,8 +62,8 @@ def command(
     """Keep others from changing a file; or a directory, with all that is below it.
 
     PATH is in a running mount, which then holds the lock, or in a volume. Others can look and
-    fetch. Several paths are locked together or not at all. With --hold, PATH...
-    and the command are parted by --: the lock ends with the command, whose exit code this one has.
+    fetch. Several paths are locked together or not at all. With --hold, PATH... and the command are
+    parted by --: the lock ends with the command, whose exit code this one has.
     """
     from syncline.cli.lock_places import run_there
 
@@ -86,7 +87,7 @@ def command(
     code = run_there(
         options,
         paths,
-        _refuse_to_hold,
+        lambda found, output: _hold_in_mount(found, output, wish, program, ended),
         lambda session: hold_locks(session, wish, program, ended),
     )
     return ended[0] if ended and code == 0 else code
@@ -120,15 +121,16 @@ def _lock_in_mount(
     return ExitCode.OK
 
 
-def _refuse_to_hold(found: InMount, output: Output) -> ExitCode:
-    from syncline.errors import Invalid
+def _hold_in_mount(
+    found: InMount, output: Output, wish: Wish, program: tuple[bytes, ...], ended: list[int]
+) -> ExitCode:
+    from syncline.cli.lock_hold import hold_in_mount
+    from syncline.cli.session import run_stoppable
+    from syncline.ports.mount_control import LockAsked
 
-    raise Invalid(
-        f"'{found.place.shown}' is mounted, and its mount holds the locks in it: lock, run the"
-        " command, unlock; or name the volume with --volume",
-        field="hold",
-        reason="in a mount",
-    )
+    asked = LockAsked(found.paths, wish.reason, wish.ttl_s or 0.0, wish.wait_s, wish.lease_s or 0.0)
+    state = found.place.state
+    return run_stoppable(lambda: hold_in_mount(output, state, asked, program, ended), output)
 
 
 async def _lock(

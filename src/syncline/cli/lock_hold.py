@@ -1,7 +1,8 @@
 """`syncline lock --hold`: a command that runs under locks, which end with it.
 
 The command has the terminal, the streams and the signals as if it ran alone. Locks are given back
-when it has ended, whatever ended it; when this process itself is killed, their lease ends them.
+when it has ended, whatever ended it; when this process itself is killed, their lease ends them, or
+the mount that holds them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from syncline.cli.exits import ExitCode
 from syncline.cli.lock_options import TOKENS_VARIABLE, tokens_text
@@ -22,13 +24,19 @@ from syncline.cli.session import Session, remote_address
 from syncline.cli.text import plain
 from syncline.client.holding import LEASE_S, Holding, Loss
 from syncline.compose.connect import author, fresh_session, host
+from syncline.compose.control import held_by_mount
+from syncline.compose.control_hold import MountHold
 from syncline.core.user_locks import LockEffect, Owner
 from syncline.errors import SynclineError
 from syncline.ports.link import LockingLink
 from syncline.ports.locks import LocatedLock, LockWanted
+from syncline.ports.mount_control import LockAsked, LockLost
 
 NOT_FOUND, NOT_EXECUTABLE, SIGNALLED = 127, 126, 128
 """Exit codes by which a shell tells of a command that it could not run, or that a signal ended."""
+
+END_WAIT_S = 60.0
+"""How long a mount has to store what was changed under the locks, and to give them back."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -68,10 +76,13 @@ async def hold(
     try:
         locks = await link.lock(wanted)
         holding = Holding(connect, owner, locks, lost=lose, is_bounded=wish.ttl_s is not None)
-        try:
-            code = await _run_under(session.output, holding, program)
-        finally:
-            is_free = await _release(session.output, holding, link, locks)
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(holding.run(), name="lock-holding")
+            try:
+                code = await _run(session.output, program, tokens_text(holding.held))
+            finally:
+                is_free = await _release(session.output, holding, link, locks)
+                keeper.cancel()
     finally:
         await link.close()
     ended.append(code)
@@ -80,12 +91,51 @@ async def hold(
     return ExitCode.LOCK_LOST if code == 0 and not is_sure else ExitCode.OK
 
 
-async def _run_under(output: Output, holding: Holding, program: Sequence[bytes]) -> int:
-    async with asyncio.TaskGroup() as tasks:
-        keeper = tasks.create_task(holding.run(), name="lock-holding")
-        code = await _run(output, program, tokens_text(holding.held))
-        keeper.cancel()
-    return code
+async def hold_in_mount(
+    output: Output, state: Path, asked: LockAsked, program: Sequence[bytes], ended: list[int]
+) -> ExitCode:
+    """Have the mount that uses a state hold locks while the command runs; as `hold`."""
+    losses: list[LockLost] = []
+
+    def lose(loss: LockLost) -> None:
+        losses.append(loss)
+        output.complain(_lost_text(loss.lock, loss.effect, loss.by))
+
+    async with held_by_mount(state, asked) as held, asyncio.TaskGroup() as tasks:
+        listening = tasks.create_task(_listen(output, held, lose), name="lock-holding")
+        try:
+            # No tokens: they are the mount's, which names them when it stores.
+            code = await _run(output, program, None)
+        finally:
+            held.release()
+            is_free = await _heard_end(output, listening)
+    ended.append(code)
+    return ExitCode.LOCK_LOST if code == 0 and (losses or not is_free) else ExitCode.OK
+
+
+async def _listen(output: Output, held: MountHold, lose: Callable[[LockLost], None]) -> bool:
+    """Tell of losses until the hold is over; tell whether the mount gave the locks back."""
+    try:
+        end = await held.listen(lose)
+    except SynclineError as error:
+        # The command goes on, as with a lock that is lost.
+        lease_s = min(each.lock.lease_s for each in held.locks)
+        output.complain(
+            f"{error.message}; the locks are lost, or end within {lease_s:.0f} s of its end"
+        )
+        return False
+    if not end.is_released:
+        output.complain("the server cannot be reached: the locks are lost, or end by themselves")
+    return end.is_released
+
+
+async def _heard_end(output: Output, listening: asyncio.Task[bool]) -> bool:
+    await asyncio.wait((listening,), timeout=END_WAIT_S)
+    if listening.done():
+        return listening.result()
+    listening.cancel()
+    output.complain("the mount does not answer: the locks end with this command")
+    return False
 
 
 async def _release(
@@ -103,9 +153,9 @@ async def _release(
     return True
 
 
-async def _run(output: Output, program: Sequence[bytes], tokens: str) -> int:
+async def _run(output: Output, program: Sequence[bytes], tokens: str | None) -> int:
     """Run the command to its end; return its exit code as a shell would tell it."""
-    environ = {**os.environ, TOKENS_VARIABLE: tokens}
+    environ = dict(os.environ) if tokens is None else {**os.environ, TOKENS_VARIABLE: tokens}
     try:
         process = await asyncio.create_subprocess_exec(*program, env=environ)
     except FileNotFoundError:
@@ -170,12 +220,18 @@ def _ignore() -> None:
 
 
 def _loss_text(loss: Loss) -> str:
-    path = shown(loss.lock.path)
     change = loss.change
     if change is None:
-        return f"the lock of '{path}' is lost: the server does not have it any more"
-    by = "somebody" if change.by is None else plain(change.by.name)
-    match change.effect:
+        return _lost_text(loss.lock, None, None)
+    return _lost_text(loss.lock, change.effect, None if change.by is None else change.by.name)
+
+
+def _lost_text(lock: LocatedLock, effect: LockEffect | None, name: str | None) -> str:
+    path = shown(lock.path)
+    by = "somebody" if name is None else plain(name)
+    match effect:
+        case None:
+            return f"the lock of '{path}' is lost: the server does not have it any more"
         case LockEffect.BROKEN:
             return f"the lock of '{path}' was broken by {by}"
         case LockEffect.EXPIRED:

@@ -5,6 +5,8 @@ H1  While it is connected, each progress on the stream renews the session's leas
 H2  What the server says counts: a lock is lost when the table or the news of locks say so. A broken
     connection says nothing, so it is made again.
 H3  A lost lock is told once, and never taken again on the way: its token is of the past.
+H4  A lock that ends by what its holder does himself, who gives it back or deletes what it is on, is
+    not lost.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from syncline.client.steady import Backoff
@@ -74,6 +76,8 @@ class Holding:
         self._life_s = None if is_bounded else min(each.ends_s for each in locks)
         self._backoff = backoff or Backoff(most_s=min(5.0, self._every_s))
         self._head = Revision(0)
+        self._is_releasing = False
+        self._ended = asyncio.Event()
         # Counted over all streams: a life must not end because each of them was short.
         self._longer_s = asyncio.get_running_loop().time()
         self.is_connected = False
@@ -105,11 +109,14 @@ class Holding:
     async def release(self, link: LockingLink) -> None:
         """Give back what is held; one that was lost meanwhile is left as it is, and told.
 
+        Why one is not there any more the stream says, where `run` goes on meanwhile.
+
         Raises TimeoutError when the server stays away; then the leases end the locks.
         """
         held = self.held
         if not held:
             return
+        self._is_releasing = True
         targets = tuple(UnlockTarget(each.entry, each.token) for each in held)
         wanted = UnlockWanted(self._owner.author, self._owner.host, targets)
         pauses = self._backoff.pauses()
@@ -124,8 +131,19 @@ class Holding:
                     await asyncio.sleep(next(pauses))
         for each, result in zip(held, results, strict=True):
             # Of a repetition it says nothing: the first one may have done it.
-            if is_first and result.result is UnlockResult.NOT_LOCKED:
-                self._lose(each, None)
+            if not is_first or result.result is not UnlockResult.NOT_LOCKED:
+                self._end(each)
+        await self._hear_why()
+        for each in self.held:
+            self._lose(each, None)
+
+    async def _hear_why(self) -> None:
+        """Wait until the stream has told why those ended that are left; not for ever."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_S if self.is_connected else 0):
+                while self._held:
+                    self._ended.clear()
+                    await self._ended.wait()
 
     async def _events(self, link: LockingLink) -> AsyncGenerator[None, None]:
         """Take in what one stream tells; yield after each event."""
@@ -178,17 +196,34 @@ class Holding:
     def _compare(self, locks: Sequence[LocatedLock]) -> None:
         there = {HeldToken(each.lock.entry, each.lock.token) for each in locks}
         for held in self.held:
-            if held not in there:
+            if held not in there and not self._is_releasing:
                 self._lose(held, None)
 
     def _hear(self, changes: Sequence[ToldLockChange]) -> None:
         for change in changes:
-            if change.effect is not LockEffect.GRANTED:
-                lock = change.lock.lock
-                self._lose(HeldToken(lock.entry, lock.token), change)
+            if change.effect is LockEffect.GRANTED:
+                continue
+            lock = change.lock.lock
+            held = HeldToken(lock.entry, lock.token)
+            if self._is_own_doing(change):
+                self._end(held)
+            else:
+                self._lose(held, change)
+
+    def _is_own_doing(self, change: ToldLockChange) -> bool:
+        """Tell whether the holder himself ended a lock (H4)."""
+        if change.by is None or change.by.replica != self._owner.author.replica:
+            return False
+        return change.effect is LockEffect.DELETED or (
+            change.effect is LockEffect.UNLOCKED and self._is_releasing
+        )
+
+    def _end(self, held: HeldToken) -> LocatedLock | None:
+        self._ended.set()
+        return self._held.pop(held, None)
 
     def _lose(self, held: HeldToken, change: ToldLockChange | None) -> None:
-        lock = self._held.pop(held, None)
+        lock = self._end(held)
         if lock is not None:
             self._tell(Loss(lock, change))  # H3
 

@@ -1,7 +1,8 @@
 """The control connection of a running mount: a socket in the directory of its state.
 
 Model: a caller connects, sends one line, gets one line, and the connection ends. A caller that goes
-away ends what it asked for. Who may open the socket owns the state.
+away ends what it asked for. Who may open the socket owns the state. A hold lasts as long as its
+connection (`control_hold`).
 
 C1  Nothing that a caller sends or does not send hurts the mount: lines, callers and waiting times
     have bounds, and what is wrong is answered with an error.
@@ -23,8 +24,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import assert_never
 
+from syncline.compose.control_hold import MountHold, serve_hold, until_gone
 from syncline.compose.control_messages import (
     Answer,
+    AskHold,
     AskLock,
     AskLocks,
     AskResume,
@@ -33,6 +36,7 @@ from syncline.compose.control_messages import (
     AskVerify,
     AskWait,
     Request,
+    ShortRequest,
     read_locks,
     read_request,
     read_resume,
@@ -71,7 +75,8 @@ from syncline.ports.mount_control import (
 logger = logging.getLogger(__name__)
 
 SOCKET_NAME = "control.sock"
-CALLERS_MAX = 32
+CALLERS_MAX = 48
+"""Some may be holds (`locker.HOLDS_MAX`), which last long; the others need room as well."""
 REQUEST_BYTES_MAX = 64 * 1024
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 """A hundred problems whose paths are as long as can be, escaped twice, take 4 MiB."""
@@ -182,23 +187,48 @@ async def _serve(connection: socket.socket, control: MountControl) -> None:
     """Answer one caller, who may be anything (C1)."""
     reader, writer = await asyncio.open_unix_connection(sock=connection, limit=REQUEST_BYTES_MAX)
     writer.transport.set_write_buffer_limits(0)
+    granted: list[LocksResult] = []
     try:
-        answer = await _answer(reader, control)
+        answer = await _answer(reader, writer, control, granted)
         if answer is not None:
             writer.write(answer)
             async with asyncio.timeout(ANSWER_WAIT_S):
                 await writer.drain()
+            if granted and await _is_read(reader):
+                granted.clear()
     except OSError as error:
         # The caller went away, or does not read: its own affair. TimeoutError is an OSError too.
         logger.debug("control_caller_gone error=%r", str(error))
     finally:
+        for each in granted:
+            control.give_back(each)  # C3
         writer.transport.abort()
         with suppress(OSError):
             await writer.wait_closed()
 
 
-async def _answer(reader: asyncio.StreamReader, control: MountControl) -> bytes | None:
-    """Return what to tell a caller; None where it is not there any more; raise OSError."""
+async def _is_read(reader: asyncio.StreamReader) -> bool:
+    """Tell whether a caller that hangs up has read its answer; raise OSError where it has not.
+
+    The kernel resets a connection whose other end is closed with something unread in it.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_WAIT_S):
+            await reader.read(1)
+    # Who is there and does nothing, as one that is stopped, still has it to read.
+    return True
+
+
+async def _answer(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    control: MountControl,
+    granted: list[LocksResult],
+) -> bytes | None:
+    """Return what to tell a caller; None where it is not there any more; raise OSError.
+
+    What locks it tells of is put into `granted`.
+    """
     try:
         async with asyncio.timeout(REQUEST_WAIT_S):
             line = await reader.readline()
@@ -211,22 +241,20 @@ async def _answer(reader: asyncio.StreamReader, control: MountControl) -> bytes 
         return write_error(ProtocolBroken(f"a request has at most {REQUEST_BYTES_MAX} bytes"))
     except SynclineError as error:
         return write_error(error)
+    if isinstance(request, AskHold):
+        return await serve_hold(reader, writer, control, request.asked)
     async with asyncio.TaskGroup() as group:
-        carried_out = group.create_task(_carry_out(request, control))
-        gone = group.create_task(_until_gone(reader))
+        carried_out = group.create_task(_carry_out(request, control, granted))
+        gone = group.create_task(until_gone(reader))
         await asyncio.wait((carried_out, gone), return_when=asyncio.FIRST_COMPLETED)
         for task in (carried_out, gone):
             task.cancel()
     return None if carried_out.cancelled() else carried_out.result()
 
 
-async def _until_gone(reader: asyncio.StreamReader) -> None:
-    # Whoever says more than its one line is not heard out either.
-    with suppress(OSError):
-        await reader.read(1)
-
-
-async def _carry_out(request: Request, control: MountControl) -> bytes:
+async def _carry_out(
+    request: ShortRequest, control: MountControl, granted: list[LocksResult]
+) -> bytes:
     answer: Answer
     try:
         match request:
@@ -240,6 +268,7 @@ async def _carry_out(request: Request, control: MountControl) -> bytes:
                 answer = await control.resume(agreed)
             case AskLock(asked):
                 answer = await control.lock(asked)
+                granted.append(answer)
             case AskUnlock(paths, is_forced):
                 answer = await control.unlock(paths, is_forced=is_forced)
             case AskLocks(path):
@@ -287,6 +316,26 @@ def ask_lock(state: Path, asked: LockAsked) -> LocksResult:
     return read_locks(_ask(state, AskLock(asked), bound_s))
 
 
+@asynccontextmanager
+async def held_by_mount(state: Path, asked: LockAsked) -> AsyncIterator[MountHold]:
+    """Have the mount hold paths for the length of the block; raise as `ask_lock`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        deadline_s = time.monotonic() + ANSWER_WAIT_S
+        try:
+            await asyncio.to_thread(_connect, connection, state, deadline_s)
+            reader, writer = await asyncio.open_unix_connection(
+                sock=connection, limit=ANSWER_BYTES_MAX
+            )
+        except OSError as error:
+            raise _away(error) from error
+        try:
+            yield await MountHold.begin(reader, writer, asked)
+        finally:
+            writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
 def ask_unlock(state: Path, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:
     """Give up locks of the mount, or break others'; raise as `ask_lock`."""
     request = AskUnlock(paths, is_forced)
@@ -308,13 +357,16 @@ def _ask(state: Path, request: Request, timeout_s: float | None) -> bytes:
             with suppress(BrokenPipeError):
                 connection.sendall(write_request(request))
             return _read_line(connection, deadline_s)
-        except TimeoutError as error:
-            raise TimedOut(
-                "the mount runs, but does not answer; look into its log, or end it and start it"
-                " again"
-            ) from error
         except OSError as error:
-            raise Unavailable(f"the mount went away in the middle: {error.strerror}") from error
+            raise _away(error) from error
+
+
+def _away(error: OSError) -> SynclineError:
+    if isinstance(error, TimeoutError):
+        return TimedOut(
+            "the mount runs, but does not answer; look into its log, or end it and start it again"
+        )
+    return Unavailable(f"the mount went away in the middle: {error.strerror}")
 
 
 def _connect(connection: socket.socket, state: Path, deadline_s: float) -> None:

@@ -1,6 +1,7 @@
 """What goes over the control connection of a mount: one line of JSON each way.
 
-Model: a request names a call, an answer has its result or an error. Names are escaped as on a
+Model: a request names a call, an answer has its result or an error; a hold has more lines, the last
+of which says how it ended. Names are escaped as on a
 terminal. Both sides check what they read: a line that is not as it should be is ProtocolBroken, and
 nothing else happens.
 """
@@ -18,13 +19,15 @@ from syncline.core.identity import ID_BYTES, EntryId, ReplicaId
 from syncline.core.names import RelPath, escape, unescape
 from syncline.core.safety import Halt, HaltReason
 from syncline.core.trees import Mode
-from syncline.core.user_locks import Owner, SessionId, UserLock
+from syncline.core.user_locks import LockEffect, Owner, SessionId, UserLock
 from syncline.errors import Internal, Invalid, ProtocolBroken, SynclineError, TooNew, all_errors
 from syncline.ports.link import Effect
 from syncline.ports.locks import LocatedLock, Unlocked, UnlockResult
 from syncline.ports.mount_control import (
     Change,
+    HoldEnd,
     LockAsked,
+    LockLost,
     LocksResult,
     MountLock,
     MountPhase,
@@ -90,6 +93,13 @@ class AskLock:
 
 
 @dataclass(frozen=True, slots=True)
+class AskHold:
+    """Lock these paths until this connection ends, and tell of what is lost of them."""
+
+    asked: LockAsked
+
+
+@dataclass(frozen=True, slots=True)
 class AskUnlock:
     """Give up the locks on these paths; `is_forced`: break those of others."""
 
@@ -104,7 +114,10 @@ class AskLocks:
     path: RelPath
 
 
-Request = AskStatus | AskWait | AskVerify | AskResume | AskLock | AskUnlock | AskLocks
+ShortRequest = AskStatus | AskWait | AskVerify | AskResume | AskLock | AskUnlock | AskLocks
+"""What is answered by one line."""
+
+Request = ShortRequest | AskHold
 
 
 def write_request(request: Request) -> bytes:
@@ -119,8 +132,9 @@ def write_request(request: Request) -> bytes:
         case AskResume(agreed):
             return _line({"call": "resume", "agreed": _halt_json(agreed)})
         case AskLock(asked):
-            told = {"reason": asked.reason, "ttl_s": asked.ttl_s, "wait_s": asked.wait_s}
-            return _line({"call": "lock", "paths": list(map(str, asked.paths)), **told})
+            return _line({"call": "lock", **_asked_json(asked)})
+        case AskHold(asked):
+            return _line({"call": "hold", **_asked_json(asked)})
         case AskUnlock(paths, is_forced):
             return _line({"call": "unlock", "paths": list(map(str, paths)), "is_forced": is_forced})
         case AskLocks(path):
@@ -142,14 +156,9 @@ def read_request(line: bytes) -> Request:
         case "resume":
             return AskResume(fields.get("agreed", _maybe(_read_halt)))
         case "lock":
-            return AskLock(
-                LockAsked(
-                    fields.get("paths", _paths),
-                    fields.get("reason", _text),
-                    fields.get("ttl_s", _span),
-                    fields.get("wait_s", _span),
-                )
-            )
+            return AskLock(_read_asked(fields))
+        case "hold":
+            return AskHold(_read_asked(fields))
         case "unlock":
             return AskUnlock(fields.get("paths", _paths), fields.get("is_forced", _switch))
         case "locks":
@@ -160,7 +169,16 @@ def read_request(line: bytes) -> Request:
 
 # -- Answers -----------------------------------------------------------------
 
-Answer = MountStatus | WaitResult | VerifyResult | ResumeResult | LocksResult | UnlockedResult
+Answer = (
+    MountStatus
+    | WaitResult
+    | VerifyResult
+    | ResumeResult
+    | LocksResult
+    | LockLost
+    | HoldEnd
+    | UnlockedResult
+)
 
 
 def write_answer(answer: Answer) -> bytes:
@@ -176,6 +194,11 @@ def write_answer(answer: Answer) -> bytes:
             return _line({"end": resumed.value, "halt": _halt_json(halt)})
         case LocksResult(locks):
             return _line({"locks": [_located_json(each) for each in locks]})
+        case LockLost(lock, effect, by):
+            why = None if effect is None else effect.value
+            return _line({"lost": _located_json(lock), "effect": why, "by": by})
+        case HoldEnd(is_released):
+            return _line({"is_released": is_released})
         case UnlockedResult(unlocked):
             return _line({"unlocked": [_unlocked_json(each) for each in unlocked]})
         case _:
@@ -226,6 +249,16 @@ def read_resume(line: bytes) -> ResumeResult:
 def read_locks(line: bytes) -> LocksResult:
     """Return the locks of an answer; raise the error that it has, or ProtocolBroken."""
     return LocksResult(_answer(line).get("locks", _many(_read_located)))
+
+
+def read_held(line: bytes) -> LockLost | HoldEnd:
+    """Return what was told of a hold; raise the error that it has, or ProtocolBroken."""
+    fields = _answer(line)
+    lost = fields.get("lost", _maybe(_read_located))
+    if lost is None:
+        return HoldEnd(fields.get("is_released", _switch))
+    effect = fields.get("effect", _maybe(_one_of(LockEffect)))
+    return LockLost(lost, effect, fields.get("by", _maybe(_text)))
 
 
 def read_unlocked(line: bytes) -> UnlockedResult:
@@ -281,6 +314,26 @@ def _status_json(status: MountStatus) -> Json:
             for each in status.locks
         ],
     }
+
+
+def _asked_json(asked: LockAsked) -> Json:
+    return {
+        "paths": list(map(str, asked.paths)),
+        "reason": asked.reason,
+        "ttl_s": asked.ttl_s,
+        "wait_s": asked.wait_s,
+        "lease_s": asked.lease_s,
+    }
+
+
+def _read_asked(fields: _Fields) -> LockAsked:
+    return LockAsked(
+        fields.get("paths", _paths),
+        fields.get("reason", _text),
+        fields.get("ttl_s", _span),
+        fields.get("wait_s", _span),
+        fields.get("lease_s", _span),
+    )
 
 
 def _lock_json(lock: UserLock) -> Json:

@@ -5,6 +5,7 @@ its lease was not renewed for `lease_s` (0: it needs no renewal), or `ttl_s` aft
 
 V1  What is over is told once, and cannot be renewed any more.
 V2  Time in which the server itself did not run is nobody's: `delay` gives it back.
+V3  Nobody is told of more time than was given: sums of floats may come back as more than went in.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from syncline.core.user_locks import SessionKey, UserLock
 
 @dataclass(slots=True)
 class _Lease:
+    """`renewal_s` and `life_s` are what was given last, of which no more can be left (V3)."""
+
     held: HeldToken
     session: SessionKey
     lease_s: float
     since_s: float
+    renewal_s: float
     renewed_until_s: float
+    life_s: float
     over_s: float
 
     @property
@@ -53,19 +58,29 @@ class Leases:
         """Start the lease of a grant; of a lock that is there, take over what it says now."""
         known = self._leases.get(lock.token)
         since_s = now_s if known is None else known.since_s
-        self._put(lock, since_s, now_s + (lock.lease_s or lock.ttl_s), now_s + lock.ttl_s)
+        self._put(lock, since_s, lock.lease_s or lock.ttl_s, lock.ttl_s, now_s)
 
     def resume(
         self, lock: UserLock, held_s: float, left_s: float, grace_s: float, now_s: float
     ) -> None:
         """Go on after a restart: what was left, and `grace_s` for the holder to come back."""
         lease_s = min(lock.lease_s, left_s) if lock.lease_s else left_s
-        self._put(lock, now_s - held_s, now_s + lease_s + grace_s, now_s + left_s + grace_s)
+        self._put(lock, now_s - held_s, lease_s + grace_s, left_s + grace_s, now_s)
 
-    def _put(self, lock: UserLock, since_s: float, until_s: float, over_s: float) -> None:
-        held = HeldToken(lock.entry, lock.token)
+    def _put(
+        self, lock: UserLock, since_s: float, renewal_s: float, life_s: float, now_s: float
+    ) -> None:
         key = lock.owner.key
-        self._leases[lock.token] = _Lease(held, key, lock.lease_s, since_s, until_s, over_s)
+        self._leases[lock.token] = _Lease(
+            HeldToken(lock.entry, lock.token),
+            key,
+            lock.lease_s,
+            since_s,
+            renewal_s,
+            now_s + renewal_s,
+            life_s,
+            now_s + life_s,
+        )
         self._sessions.setdefault(key, set()).add(lock.token)
 
     def renew(self, token: Token, now_s: float, ttl_s: float = 0.0) -> bool:
@@ -74,9 +89,10 @@ class Leases:
         if lease is None:
             return False
         if ttl_s:
-            lease.over_s = now_s + ttl_s
-        until_s = now_s + lease.lease_s if lease.lease_s else lease.over_s
-        lease.renewed_until_s = max(lease.renewed_until_s, until_s)
+            lease.life_s, lease.over_s = ttl_s, now_s + ttl_s
+        renewal_s = lease.lease_s or lease.over_s - now_s
+        if now_s + renewal_s > lease.renewed_until_s:
+            lease.renewal_s, lease.renewed_until_s = renewal_s, now_s + renewal_s
         return True
 
     def renew_session(self, session: SessionKey, now_s: float) -> int:
@@ -115,11 +131,9 @@ class Leases:
         lease = self._leases.get(token)
         if lease is None:
             return None
-        return LeaseTimes(
-            max(0.0, now_s - lease.since_s),
-            max(0.0, lease.ends_s - now_s),
-            max(0.0, lease.over_s - now_s),
-        )
+        ends_s = min(max(0.0, lease.over_s - now_s), lease.life_s)
+        renewed_s = min(max(0.0, lease.renewed_until_s - now_s), lease.renewal_s)
+        return LeaseTimes(max(0.0, now_s - lease.since_s), min(renewed_s, ends_s), ends_s)
 
     def left(self, tokens: Iterable[Token], now_s: float) -> dict[Token, LeaseTimes]:
         """Return the times of those locks that are not over."""

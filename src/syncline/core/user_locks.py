@@ -6,20 +6,22 @@ request wants the locks of some entries at once and gets all or none; who waits 
 A `Book` is a value: each rule here takes one and returns the `Turn` that leads to the next.
 
 U1  No entry is covered by locks of two sessions, whatever is granted or moved.
-U2  Each grant of a volume has a token greater than all before it.
+U2  Each grant of a volume has a token greater than all before it. It is the time of the grant in
+    microseconds, or the next number where the clock does not go on: so a server that goes on from
+    an older copy of its data gives no token again either, unless its clock went back as well.
 U3  No request is granted before an earlier one that waits and wants what overlaps, but for what
     the session's own locks cover already: no starving.
 U4  After a turn no request waits that could be granted: no lost wake-up.
 U5  A session that asks again for what it holds has it, with the token that it has.
 U6  A lock ends once, by the token it was granted with, and the end is told.
 
-This module has no clock: that a lock is over is told to it (`core.lock_leases`). What a commit may
-change beside locks is in `core.lock_rules`.
+This module has no clock: that a lock is over is told to it (`core.lock_leases`), and so is the wall
+time of a grant. What a commit may change beside locks is in `core.lock_rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NewType
@@ -191,23 +193,25 @@ def ask(
 def settle(book: Book, table: Table, now_ns: int) -> Turn:
     """Grant what can be granted, in the order of the queue (U3, U4)."""
     paths = Paths(table)
-    claims = _Claims(paths)
+    claims, held = _Claims(paths), _Held(book.locks, paths)
     left: list[LockRequest] = []
     changes: list[LockChange] = []
     settled: dict[Ticket, Verdict] = {}
+    token = book.last_token
     for request in book.queue:
-        denial = _gone(table, request) or _blocked(book.locks, paths, request)
+        denial = _gone(table, request) or held.blocking(request)
         if isinstance(denial, Gone):
             settled[request.ticket] = denial
             continue
-        if denial is not None or claims.overlap(book.locks, request) is not None:
+        if denial is not None or claims.overlap(held.locks, request) is not None:
             left.append(request)
             claims.add(request)
             continue
-        book, granted = _grant(book, request, now_ns)
-        changes += granted
-        settled[request.ticket] = tuple(book.locks[entry] for entry in request.entries)
-    return Turn(replace(book, queue=tuple(left)), tuple(changes), settled)
+        for lock in held.grant(request, token, now_ns):
+            token = lock.token
+            changes.append(LockChange(LockEffect.GRANTED, lock))
+        settled[request.ticket] = tuple(held.locks[entry] for entry in request.entries)
+    return Turn(Book(held.locks, tuple(left), token), tuple(changes), settled)
 
 
 def withdraw(book: Book, table: Table, ticket: Ticket, now_ns: int, *, is_abandoned: bool) -> Turn:
@@ -329,6 +333,75 @@ def below(locks: Mapping[EntryId, UserLock], paths: Paths, entry: EntryId) -> It
             yield lock
 
 
+class _Held:
+    """The locks of a turn as they grow, with the first ones below each directory.
+
+    Without these, each who waits for a directory would look at each lock.
+    """
+
+    def __init__(self, locks: Mapping[EntryId, UserLock], paths: Paths) -> None:
+        self.locks = dict(locks)
+        self._paths = paths
+        self._below: dict[EntryId, list[UserLock]] | None = None
+
+    def blocking(self, request: LockRequest) -> Blocked | None:
+        """Return the first lock of another session that covers an entry, or is below it (U1)."""
+        session = request.owner.key
+        if not self.locks:
+            return None
+        for entry in request.entries:
+            for lock in covering(self.locks, self._paths, entry):
+                if lock.owner.key != session:
+                    return Blocked(entry, lock)
+            if not self._paths.is_directory(entry):
+                continue
+            for lock in self._first_below(entry):
+                if lock.owner.key != session:
+                    return Blocked(entry, lock)
+        return None
+
+    def grant(self, request: LockRequest, last_token: Token, now_ns: int) -> list[UserLock]:
+        """Give fresh tokens (U2) and return what they are of; what the session has keeps its own.
+
+        Such a lock (U5) is no longer the work of the request that it came from: who gives up that
+        one does not take it away from this one.
+        """
+        owner, reason = request.owner, request.reason
+        lease_s, ttl_s = request.lease_s, request.ttl_s
+        fresh: list[UserLock] = []
+        token = max(last_token, now_ns // 1000 - 1)
+        for entry in request.entries:
+            held = self.locks.get(entry)
+            if held is not None:
+                self.locks[entry] = replace(
+                    held, reason=reason, lease_s=lease_s, ttl_s=ttl_s, ticket=NO_TICKET
+                )
+                continue
+            token += 1
+            lock = UserLock(
+                entry, Token(token), owner, reason, lease_s, ttl_s, now_ns, request.ticket
+            )
+            self.locks[entry] = lock
+            fresh.append(lock)
+            if self._below is not None:
+                self._note(self._below, lock)
+        return fresh
+
+    def _first_below(self, entry: EntryId) -> Sequence[UserLock]:
+        """Return the first lock below a directory, and the first of another session than that."""
+        if self._below is None:
+            self._below = {}
+            for lock in sorted(self.locks.values(), key=lambda lock: lock.token):
+                self._note(self._below, lock)
+        return self._below.get(entry, ())
+
+    def _note(self, below: dict[EntryId, list[UserLock]], lock: UserLock) -> None:
+        for above in self._paths.above(lock.entry):
+            first = below.setdefault(above, [])
+            if not first or (len(first) == 1 and first[0].owner.key != lock.owner.key):
+                first.append(lock)
+
+
 class _Claims:
     """What those want who wait since earlier; of the same session nothing is in the way."""
 
@@ -372,29 +445,10 @@ def _gone(table: Table, request: LockRequest) -> Gone | None:
     return None
 
 
-def _blocked(
-    locks: Mapping[EntryId, UserLock], paths: Paths, request: LockRequest
-) -> Blocked | None:
-    """Return the first lock of another session that covers an entry, or is below it (U1)."""
-    session = request.owner.key
-    if not locks:
-        return None
-    for entry in request.entries:
-        for lock in covering(locks, paths, entry):
-            if lock.owner.key != session:
-                return Blocked(entry, lock)
-        if not paths.is_directory(entry):
-            continue
-        for lock in below(locks, paths, entry):
-            if lock.owner.key != session:
-                return Blocked(entry, lock)
-    return None
-
-
 def _denial(book: Book, table: Table, request: LockRequest) -> Denial | None:
     """Return why a request is not granted, with those who asked before it."""
     paths = Paths(table)
-    denial = _gone(table, request) or _blocked(book.locks, paths, request)
+    denial = _gone(table, request) or _Held(book.locks, paths).blocking(request)
     if denial is not None:
         return denial
     claims = _Claims(paths)
@@ -423,38 +477,3 @@ def _full(book: Book, request: LockRequest, limits: LockLimits) -> Full | None:
     if more and total + more > limits.total_max:
         return Full(limits.total_max, is_own=False)
     return None
-
-
-def _grant(book: Book, request: LockRequest, now_ns: int) -> tuple[Book, list[LockChange]]:
-    """Give fresh tokens (U2); what the session has already keeps its own (U5).
-
-    Such a lock is no longer the work of the request that it came from: who gives up that one does
-    not take it away from this one.
-    """
-    locks = dict(book.locks)
-    token = book.last_token
-    changes = []
-    for entry in request.entries:
-        held = locks.get(entry)
-        if held is not None:
-            locks[entry] = replace(
-                held,
-                reason=request.reason,
-                lease_s=request.lease_s,
-                ttl_s=request.ttl_s,
-                ticket=NO_TICKET,
-            )
-            continue
-        token = Token(token + 1)
-        locks[entry] = UserLock(
-            entry,
-            token,
-            request.owner,
-            request.reason,
-            request.lease_s,
-            request.ttl_s,
-            now_ns,
-            request.ticket,
-        )
-        changes.append(LockChange(LockEffect.GRANTED, locks[entry]))
-    return replace(book, locks=locks, last_token=token), changes

@@ -11,6 +11,7 @@ Contract, for every adapter:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -18,7 +19,7 @@ from typing import Protocol
 from syncline.core.names import RelPath
 from syncline.core.safety import Halt
 from syncline.core.trees import Mode
-from syncline.core.user_locks import UserLock
+from syncline.core.user_locks import LockEffect, UserLock
 from syncline.ports.link import Effect
 from syncline.ports.locks import LocatedLock, Unlocked
 
@@ -184,12 +185,16 @@ class ResumeResult:
 
 @dataclass(frozen=True, slots=True)
 class LockAsked:
-    """Paths in a mount that its user wants locked, all or none; `ttl_s` 0: as long as may be."""
+    """Paths in a mount that its user wants locked, all or none; `ttl_s` 0: as long as may be.
+
+    `lease_s` is for `hold`: how long the locks outlive the mount; 0: as long as is usual.
+    """
 
     paths: tuple[RelPath, ...]
     reason: str = ""
     ttl_s: float = 0.0
     wait_s: float = 0.0
+    lease_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,28 @@ class LocksResult:
     """Locks, by their paths in the mount."""
 
     locks: tuple[LocatedLock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LockLost:
+    """A lock that was held for a caller and is not any more.
+
+    `effect` and `by`, the name of who did it, say why, where the server told.
+    """
+
+    lock: LocatedLock
+    effect: LockEffect | None
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnd:
+    """The end of a hold; `is_released`: the server heard that the locks are given back."""
+
+    is_released: bool
+
+
+HoldEvent = LocksResult | LockLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +324,22 @@ class MountControl(Protocol):
         Returns when the mount knows of them and, but for what takes long, has placed what the
         server had before. Raises what `Locking.lock` raises; NotFound for what is not stored yet,
         Unavailable while the mount has no connection.
+        """
+
+    def give_back(self, result: LocksResult) -> None:
+        """Have the locks of an answer of `lock` given back, which nobody has read.
+
+        But for those that another caller was told of. It is done as soon as the server is there.
+        """
+
+    async def hold(
+        self, asked: LockAsked, tell: Callable[[HoldEvent], None], over: asyncio.Event
+    ) -> HoldEnd:
+        """Lock as `lock` does, for one caller alone, until `over` is set; then as `unlock` does.
+
+        `tell` is called with the locks when they are held, and for each that is lost afterwards.
+        The locks are a session of their own: other calls of `lock` and `hold` are kept out. When
+        it is cancelled it gives back what it holds. Raises what `lock` raises.
         """
 
     async def unlock(self, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:

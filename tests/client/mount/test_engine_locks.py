@@ -8,15 +8,25 @@ from collections.abc import Sequence
 import pytest
 
 from syncline.client.holding import LEASE_S
-from syncline.client.mount import following
+from syncline.client.mount import following, locker
 from syncline.core.changes import HeldToken, Proposal
 from syncline.core.identity import Revision
 from syncline.core.names import RelPath
 from syncline.core.table import Cursor
-from syncline.errors import Locked, NotFound, Unavailable
-from syncline.ports.link import Progress
-from syncline.ports.locks import UnlockResult
-from syncline.ports.mount_control import LockAsked, MountLock, MountPhase, WaitEnd
+from syncline.core.user_locks import LockEffect
+from syncline.errors import Locked, NotFound, Throttled, Unavailable
+from syncline.ports.link import Progress, WatchEvent
+from syncline.ports.locks import LockNews, UnlockResult
+from syncline.ports.mount_control import (
+    HoldEnd,
+    HoldEvent,
+    LockAsked,
+    LockLost,
+    LocksResult,
+    MountLock,
+    MountPhase,
+    WaitEnd,
+)
 from tests.support.scenes import Player, Scene, simulated
 
 TTL_S = 8 * 3600.0
@@ -79,7 +89,7 @@ async def test_an_edit_under_anothers_lock_is_held_and_shown_and_goes_at_its_end
     bob.user.write(b"f", b"of bob")
     await held(scene, bob, b"f")
     [problem] = bob.status.problems
-    assert problem.detail.startswith("held: locked by ann (unknown) since ")
+    assert problem.detail.startswith("held: locked by ann (")
     assert problem.detail.endswith("UTC, new figures")
     await scene.until(lambda: bob.is_in(MountPhase.WAITING), "nothing else is to be done")
     assert (await bob.mount.wait(5.0)).end is WaitEnd.PROBLEMS
@@ -410,3 +420,265 @@ async def test_a_follower_says_something_often_while_it_holds_locks() -> None:
     assert progress.silence_s is not None
     assert progress.silence_s + following.PROGRESS_S <= LEASE_S / 3
     assert await anext(stream) == told and loop.is_running()
+
+
+# -- locks for the length of a command -------------------------------------------
+
+
+class Held:
+    """A hold of a mount, and what it was told."""
+
+    def __init__(self, scene: Scene, player: Player, *paths: bytes, ttl_s: float = 0.0) -> None:
+        self.over = asyncio.Event()
+        self.locked: list[bytes] = []
+        self.losses: list[LockLost] = []
+        asked = LockAsked(tuple(map(path, paths)), ttl_s=ttl_s)
+        self.task = scene.group.create_task(player.mount.hold(asked, self._tell, self.over))
+
+    def _tell(self, event: HoldEvent) -> None:
+        match event:
+            case LocksResult(locks):
+                self.locked = [bytes(each.path) for each in locks]
+            case LockLost():
+                self.losses.append(event)
+
+    @property
+    def is_held(self) -> bool:
+        return bool(self.locked)
+
+    async def ended(self) -> HoldEnd:
+        self.over.set()
+        return await self.task
+
+
+async def refused(player: Player, name: bytes) -> None:
+    """Ask for a hold that is not granted."""
+    await player.mount.hold(LockAsked((path(name),)), lambda _: None, asyncio.Event())
+
+
+@simulated
+async def test_a_hold_is_renewed_by_the_mount_and_keeps_out_its_other_callers(
+    scene: Scene,
+) -> None:
+    ann, bob = await both(scene)
+    hold = Held(scene, ann, b"d", b"f")
+    await scene.until(lambda: hold.is_held, "it is granted")
+    assert hold.locked == [b"d", b"f"]
+    await scene.passes(10 * LEASE_S)
+    assert shown(bob) == [(b"d", "ann", False), (b"f", "ann", False)]
+    assert [each for each in shown(ann) if each[2]] == [(b"d", "ann", True), (b"f", "ann", True)]
+    for mount in (ann, bob):
+        with pytest.raises(Locked):
+            await lock(mount, b"f")
+    with pytest.raises(Locked):
+        await refused(ann, b"d/f")
+    # What the command makes in the mount goes to the volume under the lock, and is fenced by it.
+    ann.user.write(b"f", b"of ann")
+    await scene.rest(ann)
+    assert {each.entry for each in ann.way.proposals[-1].tokens} == {
+        each.lock.entry for each in ann.status.locks if bytes(each.path) == b"f"
+    }
+    bob.user.write(b"d/f", b"of bob")
+    await held(scene, bob, b"d/f")
+    assert await hold.ended() == HoldEnd(is_released=True) and hold.losses == []
+    await scene.rest(ann, bob)
+    assert shown(ann) == shown(bob) == []
+    assert bob.contents()[b"f"] == b"of ann" and ann.contents()[b"d/f"] == b"of bob"
+
+
+@simulated
+async def test_a_hold_that_ends_stores_first_what_was_changed_under_it(scene: Scene) -> None:
+    ann, bob = await both(scene)
+    hold = Held(scene, ann, b"f")
+    await scene.until(lambda: hold.is_held, "it is granted")
+    await scene.until(lambda: bool(shown(bob)), "bob sees it")
+    bob.user.write(b"f", b"of bob")
+    await held(scene, bob, b"f")
+    ann.user.write(b"f", b"of ann")
+    await hold.ended()
+    await scene.rest(ann, bob)
+    assert ann.contents() == bob.contents() and ann.contents()[b"f"] == b"of ann"
+    assert len(copies(ann)) == 1
+
+
+@simulated
+async def test_a_hold_that_is_given_up_at_any_moment_leaves_no_lock(scene: Scene) -> None:
+    ann, bob = await both(scene)
+    await lock(bob, b"f")
+    waiting = scene.group.create_task(
+        ann.mount.hold(LockAsked((path(b"f"),), wait_s=60.0), lambda _: None, asyncio.Event())
+    )
+    await scene.passes(1)
+    waiting.cancel()
+    await unlock(bob, b"f")
+    await scene.passes(1)
+    assert shown(bob) == []
+    hold = Held(scene, ann, b"f")
+    await scene.until(lambda: bool(shown(bob)), "it is granted")
+    hold.task.cancel()
+    assert await scene.until(lambda: shown(bob) == [], "it is given back") < 1.0
+
+
+@simulated
+async def test_who_deletes_what_he_holds_loses_nothing(scene: Scene) -> None:
+    ann, bob = await both(scene)
+    hold = Held(scene, ann, b"f", b"g")
+    await scene.until(lambda: hold.is_held, "it is granted")
+    ann.user.unlink(b"f")
+    await scene.rest(ann, bob)
+    assert [each[0] for each in shown(bob)] == [b"g"]
+    ann.user.unlink(b"g")
+    assert await hold.ended() == HoldEnd(is_released=True) and hold.losses == []
+    await scene.rest(ann, bob)
+    assert b"g" not in bob.contents() and shown(bob) == []
+
+
+@simulated
+async def test_a_hold_that_is_lost_is_told(scene: Scene) -> None:
+    ann, bob = await both(scene)
+    hold = Held(scene, ann, b"f", b"g")
+    await scene.until(lambda: hold.is_held, "it is granted")
+    assert await unlock(bob, b"f", is_forced=True) == [UnlockResult.BROKEN]
+    await scene.until(lambda: bool(hold.losses), "it is told")
+    [loss] = hold.losses
+    assert (bytes(loss.lock.path), loss.by) == (b"f", "bob")
+    assert loss.effect is LockEffect.BROKEN
+    ann.network.is_up = False
+    await scene.until(lambda: shown(bob) == [], "the lease is over")
+    assert len(hold.losses) == 1, "nobody said so yet"
+    ann.network.is_up = True
+    await scene.until(lambda: len(hold.losses) == 2, "it is told")
+    assert bytes(hold.losses[1].lock.path) == b"g"
+    await hold.ended()
+
+
+@simulated
+async def test_a_mount_that_is_killed_holds_for_its_lease_alone_and_takes_nothing_up(
+    scene: Scene,
+) -> None:
+    ann, bob = await both(scene)
+    hold = Held(scene, ann, b"f")
+    await scene.until(lambda: hold.is_held, "it is granted")
+    ann.network.is_up = False
+    hold.task.cancel()
+    await ann.bury(power_loss=False)
+    ann.network.is_up = True
+    ann.start(scene.group)
+    # It stores what it may as the same owner, and does not keep a lock whose caller is gone.
+    await scene.until(lambda: shown(bob) == [], "the lease is over")
+    await scene.rest(ann, bob)
+
+
+@simulated
+async def test_a_mount_holds_for_so_many_and_serves_the_others(scene: Scene) -> None:
+    ann, _ = await both(scene)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locker, "HOLDS_MAX", 1)
+        hold = Held(scene, ann, b"f")
+        await scene.until(lambda: hold.is_held, "it is granted")
+        with pytest.raises(Throttled, match="for 1 commands"):
+            await refused(ann, b"g")
+        await lock(ann, b"g")
+        await hold.ended()
+        again = Held(scene, ann, b"f")
+        await scene.until(lambda: again.is_held, "there is room again")
+        await again.ended()
+
+
+# -- what nobody was told of -----------------------------------------------------
+
+
+def granted_to_ann(scene: Scene) -> list[bytes]:
+    assert scene.server.volume is not None
+    found = scene.server.volume.user_locks.locks.values()
+    return sorted(each.reason.encode() for each in found)
+
+
+def asking(scene: Scene, player: Player, *paths: bytes, reason: str) -> asyncio.Task[LocksResult]:
+    """Ask for locks; the mount will wait for its own news before it answers."""
+    asked = LockAsked(tuple(map(path, paths)), reason, TTL_S)
+    return scene.group.create_task(player.mount.lock(asked))
+
+
+class Stuck:
+    """Keeps a mount from hearing what happens to locks."""
+
+    def __init__(self, player: Player) -> None:
+        self.goes_on = asyncio.Event()
+        player.way.event = self._event
+
+    async def _event(self, event: WatchEvent) -> WatchEvent:
+        if isinstance(event, LockNews):
+            await self.goes_on.wait()
+        return event
+
+
+@simulated
+async def test_a_call_that_is_given_up_after_its_grant_leaves_no_lock(scene: Scene) -> None:
+    ann, bob = await both(scene)
+    stuck = Stuck(ann)
+    call = asking(scene, ann, b"f", reason="first")
+    await scene.until(lambda: granted_to_ann(scene) == [b"first"], "it is granted")
+    assert not call.done()
+    call.cancel()
+    assert await scene.until(lambda: granted_to_ann(scene) == [], "it is given back") < 1.0
+    stuck.goes_on.set()
+    await lock(bob, b"f")
+
+
+@simulated
+async def test_it_is_given_back_when_the_server_is_there_again(scene: Scene) -> None:
+    ann, _ = await both(scene)
+    stuck = Stuck(ann)
+    call = asking(scene, ann, b"f", reason="first")
+    await scene.until(lambda: granted_to_ann(scene) == [b"first"], "it is granted")
+    ann.network.is_up = False
+    call.cancel()
+    stuck.goes_on.set()
+    await scene.passes(LEASE_S / 3)
+    assert granted_to_ann(scene) == [b"first"]
+    ann.network.is_up = True
+    assert await scene.until(lambda: granted_to_ann(scene) == [], "it is given back") < LEASE_S / 2
+
+
+@simulated
+async def test_what_somebody_was_told_of_is_not_given_back(scene: Scene) -> None:
+    ann, _ = await both(scene)
+    await lock(ann, b"f", reason="told")
+    stuck = Stuck(ann)
+    both_wanted = asking(scene, ann, b"f", b"g", reason="first")
+    await scene.until(lambda: granted_to_ann(scene) == [b"first"] * 2, "it is granted")
+    assert not both_wanted.done()
+    g_wanted = asking(scene, ann, b"g", reason="second")
+    await scene.until(lambda: granted_to_ann(scene) == [b"first", b"second"], "it is granted too")
+    both_wanted.cancel()
+    await scene.passes(1)
+    # The other one asks for it as well, and has no answer yet.
+    assert granted_to_ann(scene) == [b"first", b"second"]
+    stuck.goes_on.set()
+    [answered] = (await g_wanted).locks
+    await scene.passes(1)
+    assert granted_to_ann(scene) == [b"first", b"second"]
+    # An answer that was not read is none.
+    ann.mount.give_back(LocksResult((answered,)))
+    await scene.until(lambda: granted_to_ann(scene) == [b"first"], "it is given back")
+    await scene.passes(3 * LEASE_S)
+    assert shown(ann) == [(b"f", "ann", True)]
+
+
+@simulated
+async def test_what_a_mount_has_from_before_its_start_is_not_given_back(scene: Scene) -> None:
+    ann, _ = await both(scene)
+    await lock(ann, b"f", reason="told")
+    await ann.bury(power_loss=False)
+    ann.start(scene.group)
+    await scene.until(lambda: shown(ann) == [(b"f", "ann", True)], "it is its own")
+    stuck = Stuck(ann)
+    call = asking(scene, ann, b"f", b"g", reason="first")
+    await scene.until(lambda: granted_to_ann(scene) == [b"first"] * 2, "it is granted")
+    assert not call.done()
+    call.cancel()
+    await scene.until(lambda: granted_to_ann(scene) == [b"first"], "what is new is given back")
+    stuck.goes_on.set()
+    await scene.passes(3 * LEASE_S)
+    assert shown(ann) == [(b"f", "ann", True)]

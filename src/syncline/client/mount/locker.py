@@ -1,56 +1,242 @@
 """What the user of a mount asks about locks: to lock, to unlock, and who holds what.
 
 It works beside the cycles, on the connection of the mount: who holds the locks is the mount, and
-its stream renews them.
+its stream renews them. What is held for a caller has a session, and a stream, of its own.
+
+K1  A lock that came of a call whose caller was told nothing is given back, whether the call was
+    given up, or broke, or its answer was not read. For another caller it may have been granted as
+    well: who was told of a lock keeps it, and while one asks for the same, nothing is decided.
+K2  A hold ends with its call, however that ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from syncline.client.holding import LEASE_S
+from syncline.client.holding import LEASE_S, Holding, Loss
 from syncline.client.mount.engine import Engine
+from syncline.client.mount.following import Connect
 from syncline.client.mount.locks import mount_session, path_of_lock, target_at
+from syncline.client.steady import Backoff
+from syncline.core.changes import Token
 from syncline.core.identity import EntryId
 from syncline.core.names import RelPath
-from syncline.core.user_locks import NO_TOKEN, Owner
-from syncline.errors import NotFound, Unavailable
+from syncline.core.user_locks import NO_TOKEN, Owner, SessionId, UserLock
+from syncline.errors import Invalid, Locked, NotFound, SynclineError, Throttled, Unavailable
 from syncline.ports.link import LockingLink
 from syncline.ports.locks import LocatedLock, LockWanted, Unlocked, UnlockTarget, UnlockWanted
-from syncline.ports.mount_control import LockAsked, StatusNews
+from syncline.ports.mount_control import (
+    HoldEnd,
+    HoldEvent,
+    LockAsked,
+    LockLost,
+    LocksResult,
+    StatusNews,
+)
 from syncline.ports.mount_state import MountSession
+
+logger = logging.getLogger(__name__)
 
 SETTLE_S = 10.0
 """How long a lock waits until what the server had is placed, and an unlock until what was changed
 under the lock is stored: whoever is next then has it. Large content may take longer."""
 
+HOLDS_MAX = 16
+"""Each has a connection to the server of its own."""
+
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """A call of `lock`: what it wants, and the newest grant that was known before."""
+
+    entries: frozenset[EntryId]
+    before: Token
+
+
+class Grants:
+    """What callers of a mount were told of, and what not (K1); it outlives the engine."""
+
+    def __init__(self) -> None:
+        self.calls: set[_Call] = set()
+        self.untold: list[_Call] = []
+        self.told: Counter[Token] = Counter()
+        self.changed = asyncio.Event()
+        self.gate = asyncio.Lock()
+        """Whoever asks meanwhile must not be granted what is about to be given back."""
+
+    def give_back(self, result: LocksResult) -> None:
+        """Take the locks of an answer for those that its caller was not told of."""
+        for each in result.locks:
+            self.told[each.lock.token] -= 1
+            before = Token(each.lock.token - 1)
+            self.untold.append(_Call(frozenset({each.lock.entry}), before))
+        self.changed.set()
+
+
 class Locker:
-    """The calls about locks for one engine."""
+    """The calls about locks for one engine; `run` is a task beside it."""
 
-    def __init__(self, engine: Engine, news: StatusNews) -> None:
+    def __init__(self, engine: Engine, connect: Connect, news: StatusNews, grants: Grants) -> None:
         self._engine = engine
+        self._connect = connect
         self._news = news
+        self._grants = grants
+        self._holds = 0
 
-    async def lock(self, asked: LockAsked) -> tuple[LocatedLock, ...]:
+    async def run(self) -> None:
+        """Give back what nobody was told of (K1), for ever."""
+        backoff = Backoff()
+        pauses = backoff.pauses()
+        grants = self._grants
+        while True:
+            await grants.changed.wait()
+            grants.changed.clear()
+            try:
+                async with grants.gate:
+                    await self._give_back_untold()
+                pauses = backoff.pauses()
+            except SynclineError as error:
+                logger.debug("locks_not_given_back code=%s error=%r", error.code, error.message)
+                grants.changed.set()
+                await asyncio.sleep(next(pauses))
+
+    async def _give_back_untold(self) -> None:
+        grants = self._grants
+        asked = {entry for call in grants.calls for entry in call.entries}
+        ready = [call for call in grants.untold if call.entries.isdisjoint(asked)]
+        if not ready:
+            return
+        link = self._link()
+        owner = self._owner(mount_session(self._engine.parts.author))
+        mine = [
+            lock
+            async for lock in _all_locks(link)
+            if lock.owner.key == owner.key
+            and grants.told[lock.token] <= 0
+            and any(lock.entry in call.entries and lock.token > call.before for call in ready)
+        ]
+        if mine:
+            logger.info("locks_given_back count=%d", len(mine))
+            targets = tuple(UnlockTarget(lock.entry, lock.token) for lock in mine)
+            await link.unlock(UnlockWanted(mine[0].owner.author, owner.host, targets))
+        grants.untold = [call for call in grants.untold if call not in ready]
+
+    async def lock(self, asked: LockAsked) -> LocksResult:
         """Lock what is at the paths; return when the mount has what the server had before."""
         link = self._link()
         targets = await self._with_state(lambda session: _targets(session, asked.paths))
-        parts = self._engine.parts
-        owner = Owner(parts.author, parts.host, mount_session(parts.author))
-        granted = await link.lock(
-            LockWanted(owner, targets, asked.reason, LEASE_S, asked.ttl_s, asked.wait_s)
+        owner = self._owner(mount_session(self._engine.parts.author))
+        call, grants = _Call(frozenset(targets), self._engine.phases.locks.newest), self._grants
+        async with grants.gate:
+            grants.calls.add(call)
+        is_settled = False
+        try:
+            granted = await link.lock(
+                LockWanted(owner, targets, asked.reason, LEASE_S, asked.ttl_s, asked.wait_s)
+            )
+            await self._placed(granted)
+            self._note_told(granted)
+            is_settled = True
+        except (Locked, NotFound, Invalid, Throttled):
+            is_settled = True
+            raise
+        finally:
+            grants.calls.discard(call)
+            if not is_settled:
+                grants.untold.append(call)
+            grants.changed.set()
+        return LocksResult(_at(asked.paths, targets, granted))
+
+    def _note_told(self, granted: Sequence[LocatedLock]) -> None:
+        locks, told = self._engine.phases.locks, self._grants.told
+        alive, newest = locks.tokens_told, locks.newest
+        for token in [each for each in told if each <= newest and each not in alive]:
+            del told[token]
+        told.update(each.lock.token for each in granted)
+
+    async def hold(
+        self, asked: LockAsked, tell: Callable[[HoldEvent], None], over: asyncio.Event
+    ) -> HoldEnd:
+        """Lock what is at the paths until `over` is set; see `ports.mount_control`."""
+        if self._holds == HOLDS_MAX:
+            raise Throttled(
+                f"this mount holds locks for {HOLDS_MAX} commands, which is the limit",
+                limit=str(HOLDS_MAX),
+                scope="client",
+            )
+        self._link()
+        owner = self._owner(SessionId(self._engine.parts.ids.op()))
+        locks = self._engine.phases.locks
+        self._holds += 1
+        locks.join(owner.session)
+        try:
+            return await self._hold(owner, asked, tell, over)
+        finally:
+            locks.leave(owner.session)
+            self._holds -= 1
+
+    async def _hold(
+        self,
+        owner: Owner,
+        asked: LockAsked,
+        tell: Callable[[HoldEvent], None],
+        over: asyncio.Event,
+    ) -> HoldEnd:
+        targets = await self._with_state(lambda session: _targets(session, asked.paths))
+        lease_s = asked.lease_s or (min(LEASE_S, asked.ttl_s) if asked.ttl_s else LEASE_S)
+        wanted = LockWanted(owner, targets, asked.reason, lease_s, asked.ttl_s, asked.wait_s)
+        link = await self._connect()
+        try:
+            granted = _at(asked.paths, targets, await link.lock(wanted))
+            return await self._held(link, granted, tell, over, is_bounded=bool(asked.ttl_s))
+        finally:
+            await link.close()
+
+    async def _held(
+        self,
+        link: LockingLink,
+        granted: tuple[LocatedLock, ...],
+        tell: Callable[[HoldEvent], None],
+        over: asyncio.Event,
+        *,
+        is_bounded: bool,
+    ) -> HoldEnd:
+        events: list[HoldEvent] = [LocksResult(granted)]
+        tell_now: Callable[[HoldEvent], None] = events.append
+        holding = Holding(
+            self._connect,
+            granted[0].lock.owner,
+            granted,
+            lost=lambda loss: tell_now(_lost(loss)),
+            is_bounded=is_bounded,
         )
-        newest = max(each.lock.token for each in granted)
-        await self._settled(self._engine.wait, lambda: self._engine.phases.locks.newest >= newest)
-        paths = dict(zip(targets, asked.paths, strict=True))
-        return tuple(replace(each, path=paths[each.lock.entry]) for each in granted)
+        is_released = True
+        async with asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(holding.run(), name="lock-holding")
+            try:
+                await self._placed(granted)
+                # A loss is told after what is lost.
+                tell_now = tell
+                for event in events:
+                    tell(event)
+                await over.wait()
+                # As with an unlock: else the next holder would be handed what is older.
+                await self._settled(self._engine.wait)
+            finally:
+                is_released = await _released(holding, link)
+                keeping.cancel()
+        tokens = {each.lock.token for each in granted}
+        told = self._engine.phases.locks
+        await self._settled(None, lambda: not is_released or tokens.isdisjoint(told.tokens_told))
+        return HoldEnd(is_released)
 
     async def unlock(self, paths: Sequence[RelPath], *, is_forced: bool) -> tuple[Unlocked, ...]:
         """Unlock what is at the paths; return when the mount has heard of it."""
@@ -87,6 +273,15 @@ class Locker:
         locks = await self._with_state(around)
         return tuple(sorted(locks, key=lambda each: each.path.parts))
 
+    def _owner(self, session: SessionId) -> Owner:
+        parts = self._engine.parts
+        return Owner(parts.author, parts.host, session)
+
+    async def _placed(self, granted: Sequence[LocatedLock]) -> None:
+        """Wait until the mount knows of locks, and has what the server had before."""
+        locks, newest = self._engine.phases.locks, max(each.lock.token for each in granted)
+        await self._settled(self._engine.wait, lambda: locks.newest >= newest)
+
     def _link(self) -> LockingLink:
         follower = self._engine.follower
         if follower.link is None:
@@ -114,6 +309,36 @@ class Locker:
                     seen = await self._news.after(seen)
                 if wait is not None:
                     await wait()
+
+
+async def _all_locks(link: LockingLink) -> AsyncIterator[UserLock]:
+    async for each in link.locks(RelPath()):
+        yield each.lock
+
+
+async def _released(holding: Holding, link: LockingLink) -> bool:
+    """Give back what is held; tell whether the server heard of it."""
+    try:
+        await holding.release(link)
+    except (SynclineError, TimeoutError) as error:
+        logger.warning("locks_not_released error=%r", str(error))
+        return False
+    return True
+
+
+def _at(
+    paths: Sequence[RelPath], targets: Sequence[EntryId], locks: Sequence[LocatedLock]
+) -> tuple[LocatedLock, ...]:
+    """Return locks with the paths that they were asked for by."""
+    at = dict(zip(targets, paths, strict=True))
+    return tuple(replace(each, path=at[each.lock.entry]) for each in locks)
+
+
+def _lost(loss: Loss) -> LockLost:
+    change = loss.change
+    if change is None:
+        return LockLost(loss.lock, None, None)
+    return LockLost(loss.lock, change.effect, None if change.by is None else change.by.name)
 
 
 def _targets(session: MountSession, paths: Sequence[RelPath]) -> tuple[EntryId, ...]:

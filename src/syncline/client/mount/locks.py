@@ -2,7 +2,8 @@
 
 Model: the feed tells of locks in the order of commits. They are kept in memory alone: a stream
 begins with all of them. A mount is one session, told by its replica id, which its state keeps: so
-one that was started again finds its locks in the table.
+one that was started again finds its locks in the table. What it holds for the length of a command
+is a session of its own each.
 
 L1  What another's lock covers is not asked for: the change stays here, as a problem, and is planned
     again when the lock is over. The server has the last word; what it refuses is tried again.
@@ -47,7 +48,7 @@ class MountLocks:
 
     def __init__(self, author: Author) -> None:
         self._author = author
-        self._key = (author.replica, mount_session(author))
+        self._sessions = frozenset({mount_session(author)})
         self._told: Mapping[EntryId, LocatedLock] = {}
         self._first: Sequence[LocatedLock] = ()
         self._lost: frozenset[Token] = frozenset()
@@ -66,6 +67,14 @@ class MountLocks:
     def tokens_told(self) -> set[Token]:
         """Return the tokens of all locks there are."""
         return {each.lock.token for each in self._told.values()}
+
+    def join(self, session: SessionId) -> None:
+        """Take the locks of one more session for own ones, before it has any."""
+        self._sessions |= {session}
+
+    def leave(self, session: SessionId) -> None:
+        """Take them for those of another session of the same owner, from the next news on."""
+        self._sessions -= {session}
 
     # -- what the feed tells -----------------------------------------------------
 
@@ -100,8 +109,14 @@ class MountLocks:
         if known is None or known.lock.token != lock.token:
             return
         del told[lock.entry]
-        if self.is_own(lock) and change.effect is not LockEffect.UNLOCKED:
+        if self.is_own(lock) and not self._is_own_doing(change):
             _log_lost(located, change)
+
+    def _is_own_doing(self, change: ToldLockChange) -> bool:
+        """Tell whether this mount gave a lock up, or deleted what it was on."""
+        if change.effect is LockEffect.DELETED:
+            return change.by is not None and change.by.replica == self._author.replica
+        return change.effect is LockEffect.UNLOCKED
 
     def forget(self) -> None:
         """Know of no locks: the server has none."""
@@ -126,7 +141,8 @@ class MountLocks:
 
     def is_own(self, lock: UserLock) -> bool:
         """Tell whether this mount holds a lock, whatever name it goes by now."""
-        return lock.owner.key == self._key
+        owner = lock.owner
+        return owner.author.replica == self._author.replica and owner.session in self._sessions
 
     def _may_write(self, lock: UserLock) -> bool:
         return self.is_own(lock) or lock.is_of(self._author)
