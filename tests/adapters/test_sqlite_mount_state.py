@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 
 from syncline.adapters import sqlite_mount_queries as sql
 from syncline.adapters import sqlite_mount_schema
+from syncline.adapters.mount_records import Record
 from syncline.adapters.sqlite_files import SqliteFile
 from syncline.adapters.sqlite_mount_schema import APPLICATION_ID, FORMAT
 from syncline.adapters.sqlite_mount_state import SqliteMountState
@@ -448,3 +450,29 @@ def test_a_snapshot_of_any_size_takes_little_memory(state: SqliteMountState) -> 
         assert len(session._unwritten) <= RECORDS_MAX
         assert session.dirty_count() == 3 * RECORDS_MAX
         assert session.child(ROOT_ID, Name(b"f0")) is None
+
+
+def records_held() -> int:
+    gc.collect()
+    return sum(isinstance(each, Record) for each in gc.get_objects())
+
+
+def test_at_rest_it_holds_no_records_and_still_knows_all(state: SqliteMountState) -> None:
+    before = records_held()
+    fill(state, 300)
+    assert records_held() - before >= 300
+    state.rest()
+    assert records_held() <= before
+    with state.session() as session:
+        for number in range(300):
+            known = session.base(id_of(f"f{number}"))
+            assert known is not None
+            assert known.name == Name(f"f{number}".encode())
+        know(session, "later")
+    with state.session() as session:
+        assert session.base_count() == 301
+
+
+def test_it_does_not_rest_in_the_middle_of_a_session(state: SqliteMountState) -> None:
+    with state.session(), pytest.raises(AssertionError):
+        state.rest()

@@ -39,7 +39,7 @@ from syncline.ports.link import Heartbeat, Progress, WatchBegin, WatchEvent
 from syncline.rpc.channel import SERVER_OPTIONS
 from syncline.rpc.convert_entries import head_to_pb
 from syncline.rpc.error_table import to_abort
-from syncline.rpc.frames import ChunkUnpacker, pack_chunks
+from syncline.rpc.frames import FETCH_FIELD, ChunkUnpacker, Frame, pack_chunks
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 from syncline.rpc.link import GrpcLink
 from syncline.rpc.methods import METHODS, Behaviour, generic_handler
@@ -121,15 +121,15 @@ class Receiver:
     received: list[bytes] = field(default_factory=list)
 
     async def __call__(
-        self, requests: AsyncIterator[pb.StoreRequest], context: Context
+        self, requests: AsyncIterator[pb.StoreRequest | Frame], context: Context
     ) -> AsyncIterator[pb.StoreResponse]:
         yield pb.StoreResponse(granted=pb.Granted())
         yield missing(*DIGESTS[:5])
         yield missing(*DIGESTS[5:])
         unpacker = ChunkUnpacker()
         async for request in requests:
-            if request.WhichOneof("part") == "chunks":
-                self.received += unpacker.add(request.chunks)
+            if isinstance(request, Frame):
+                self.received += unpacker.add(request)
             if len(self.received) == len(CHUNKS):
                 break
         yield committed(5)
@@ -138,7 +138,7 @@ class Receiver:
 
 def behaviour_of(receiver: Receiver) -> Behaviour:
     async def store(
-        requests: AsyncIterator[pb.StoreRequest], context: Context
+        requests: AsyncIterator[pb.StoreRequest | Frame], context: Context
     ) -> AsyncIterator[pb.StoreResponse]:
         async for response in receiver(requests, context):
             yield response
@@ -156,10 +156,10 @@ async def test_store_sends_what_is_missing_in_order() -> None:
 
 
 async def test_the_error_of_the_server_wins_while_we_write() -> None:
-    async def store(requests: AsyncIterator[pb.StoreRequest], context: Context) -> None:
+    async def store(requests: AsyncIterator[pb.StoreRequest | Frame], context: Context) -> None:
         await context.write(missing(*DIGESTS * 40))
         async for request in requests:
-            if request.WhichOneof("part") == "chunks":
+            if isinstance(request, Frame):
                 break
         code, message, metadata = to_abort(NoSpace("the disk is full", where="server"))
         await context.abort(code, message, metadata)
@@ -180,7 +180,7 @@ async def test_what_the_source_raises_ends_the_store() -> None:
     started = asyncio.Event()
     ended = asyncio.Event()
 
-    async def store(requests: AsyncIterator[pb.StoreRequest], context: Context) -> None:
+    async def store(requests: AsyncIterator[pb.StoreRequest | Frame], context: Context) -> None:
         await context.write(missing(*DIGESTS))
         try:
             async for _ in requests:
@@ -347,7 +347,7 @@ async def test_cancelling_a_call_is_cancelling(name: str) -> None:
 
 
 def fetched(*chunks: bytes) -> list[object]:
-    return [pb.FetchResponse(chunks=frame) for frame in pack_chunks(chunks)]
+    return list(pack_chunks(chunks, FETCH_FIELD))
 
 
 async def test_fetch_yields_chunks_in_order() -> None:
@@ -369,7 +369,10 @@ async def test_a_chunk_with_other_bytes_is_corrupt() -> None:
 BAD_FETCHES: dict[str, list[object]] = {
     "too few": fetched(*CHUNKS[:-1]),
     "too many": fetched(*CHUNKS, b"x"),
-    "middle of a chunk": fetched(*CHUNKS)[:-1],
+    "middle of a chunk": [
+        *fetched(*CHUNKS[:-1]),
+        pb.FetchResponse(chunks=pb.ChunkFrame(pieces=[pb.ChunkPiece(data=b"x", is_cut=True)])),
+    ],
     "by path": [pb.FetchResponse(found=pb.Located())],
     "empty piece": [pb.FetchResponse(chunks=pb.ChunkFrame(pieces=[pb.ChunkPiece()]))],
 }
@@ -399,7 +402,7 @@ async def test_a_fetch_that_is_left_early_ends_on_the_server() -> None:
     async def fetch(request: object, context: Context) -> AsyncIterator[object]:
         try:
             yield fetched(CHUNKS[0])[0]
-            for frame in fetched(*CHUNKS)[1:]:
+            for frame in fetched(*CHUNKS[1:]):
                 yield frame
             await asyncio.Event().wait()
         finally:

@@ -22,7 +22,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -45,8 +45,17 @@ SECOND_LOOK_S = 0.1
 of a busy machine waits for a processor."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Where a chunk lies in its file, and which of all chunks it is."""
+
+    offset: int
+    size: int
+    index: int
+
+
 class Body:
-    """The chunks of one file, from memory or from its descriptor; `read` may come from any thread.
+    """The chunks of one file, from memory or its descriptor; `read_on` may come from any thread.
 
     `error` is why a read failed; `is_changed` says that reading the file anew may help.
     """
@@ -59,10 +68,13 @@ class Body:
         self.sent = 0
         self._fd = fd
         self._pieces = chunked.pieces
-        self._places: dict[Digest, tuple[int, int]] = {}
+        self._places: dict[Digest, _Placed] = {}
+        self._order: list[Digest] = []
         offset = 0
         for ref in chunked.refs:
-            self._places.setdefault(ref.digest, (offset, ref.size))
+            if ref.digest not in self._places:
+                self._places[ref.digest] = _Placed(offset, ref.size, len(self._order))
+                self._order.append(ref.digest)
             offset += ref.size
 
     def __contains__(self, digest: Digest) -> bool:
@@ -72,24 +84,49 @@ class Body:
         """Return all that a server may ask for."""
         return [*self._pieces, *self._places]
 
-    def read(self, digest: Digest) -> bytes:
-        """Return a chunk or a piece of the manifest; raise LocalFailure when it is gone (R2)."""
+    def read_on(self, digest: Digest, bytes_max: int) -> list[tuple[Digest, bytes]]:
+        """Return a chunk or a piece of the manifest, and the chunks that follow it.
+
+        Raises LocalFailure when the one that is asked for is gone (R2).
+        """
         if digest in self._pieces:
-            return self._pieces[digest]
-        offset, size = self._places[digest]
-        if self.held is not None:
-            return self.held[offset : offset + size]
-        assert self._fd is not None, "a body that was closed is read"
+            return [(digest, self._pieces[digest])]
+        first = self._places[digest]
         try:
-            chunk = os.pread(self._fd, size, offset)
+            chunk = self._read(digest, first)
         except OSError as error:
             self.error = local_error(error, self.local)
             raise self.error from error
-        if len(chunk) != size or digest_of(chunk) != digest:
+        if chunk is None:
             self.is_changed = True
             self.error = busy(self.local)
             raise self.error
-        return chunk
+        return [(digest, chunk), *self._read_after(first, bytes_max)]
+
+    def _read_after(self, first: _Placed, bytes_max: int) -> Iterator[tuple[Digest, bytes]]:
+        """Yield what follows a chunk, until it is too much or cannot be read: nobody asked yet."""
+        size = first.size
+        for index in range(first.index + 1, len(self._order)):
+            digest = self._order[index]
+            placed = self._places[digest]
+            size += placed.size
+            if size > bytes_max:
+                return
+            try:
+                chunk = self._read(digest, placed)
+            except OSError:
+                return
+            if chunk is None:
+                return
+            yield digest, chunk
+
+    def _read(self, digest: Digest, placed: _Placed) -> bytes | None:
+        """Return a chunk; None where other bytes are in its place now. Raises OSError."""
+        if self.held is not None:
+            return self.held[placed.offset : placed.offset + placed.size]
+        assert self._fd is not None, "a body that was closed is read"
+        chunk = os.pread(self._fd, placed.size, placed.offset)
+        return chunk if len(chunk) == placed.size and digest_of(chunk) == digest else None
 
     def close(self) -> None:
         """Let go of the file and of what is held; may be called twice."""

@@ -20,6 +20,7 @@ from syncline.client.planning import (
     standing_of_put,
 )
 from syncline.client.reading import Body, Ready, prepare
+from syncline.client.reading_ahead import ReadAhead
 from syncline.client.steady import ENDS_ALL, Backoff, Steady
 from syncline.client.survey import Parts, Survey, ancestors
 from syncline.client.walk import Found, Lost
@@ -239,10 +240,11 @@ class Shipper:
                 for digest in item.body.digests():
                     bodies.setdefault(digest, item.body)
 
+        ahead = ReadAhead(self._executor, lambda digest, size: bodies[digest].read_on(digest, size))
+
         async def source(digest: Digest) -> bytes:
-            body = bodies[digest]
-            chunk = await self._executor.run(body.read, digest)
-            body.sent += len(chunk)
+            chunk = await ahead.get(digest)
+            bodies[digest].sent += len(chunk)
             self._steady.progress()
             self._report.advance(len(chunk))
             return chunk

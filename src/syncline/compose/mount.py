@@ -7,9 +7,11 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from syncline.adapters import allocator
 from syncline.adapters.executors import ThreadExecutor
 from syncline.adapters.fastcdc import FastCdcChunker
 from syncline.adapters.inotify import InotifyWatcher
@@ -20,6 +22,7 @@ from syncline.client.mount.control import MountSupervisor, Shown
 from syncline.client.mount.dry import plan_dry
 from syncline.client.mount.engine import Lanes
 from syncline.client.mount.parts import Parts
+from syncline.compose.at_rest import sparing
 from syncline.compose.config import MountConfig
 from syncline.compose.connect import host
 from syncline.compose.control import serving_control
@@ -48,6 +51,7 @@ async def running_mount(config: MountConfig) -> AsyncIterator[MountControl]:
     Raises InUse, NotFound and Invalid for a directory that cannot be mounted, Corrupt and TooNew
     for a state that cannot be used, and what ends the mount while it runs.
     """
+    allocator.keep_freed()
     client = config.client
 
     async def connect() -> LockingLink:
@@ -64,7 +68,7 @@ async def running_mount(config: MountConfig) -> AsyncIterator[MountControl]:
         yield control
 
 
-def open_state(directory: Path) -> MountState:
+def open_state(directory: Path) -> SqliteMountState:
     """Open what a mount remembers; a new one gets a replica id of its own."""
     facts = MountFacts(RandomIds().replica(), None, None)
     return SqliteMountState.open(directory / STATE_FILE, facts)
@@ -72,7 +76,7 @@ def open_state(directory: Path) -> MountState:
 
 @asynccontextmanager
 async def mounted(
-    config: MountConfig, directory: bytes, state: MountState, connect: Connect
+    config: MountConfig, directory: bytes, state: SqliteMountState, connect: Connect
 ) -> AsyncIterator[MountControl]:
     """Run the engine of a mount for the length of the block."""
     client = config.client
@@ -90,6 +94,8 @@ async def mounted(
         parts = _parts(config, files, watcher, state, Author(replica, client.name))
         shown = Shown(directory, client.volume, client.server)
         supervisor = MountSupervisor(parts, Lanes(thread, reads), connect, shown)
+        # In the thread of all sessions none is open meanwhile.
+        await stack.enter_async_context(sparing(partial(thread.run, state.rest)))
         async with asyncio.TaskGroup() as group:
             running = group.create_task(supervisor.run(), name="mount")
             try:
@@ -122,7 +128,7 @@ async def dry_run(config: MountConfig) -> PlanShown:
         )
 
 
-def open_copy(directory: Path, scratch: Path) -> MountState:
+def open_copy(directory: Path, scratch: Path) -> SqliteMountState:
     """Open a copy of what a mount remembers, made in `scratch`; a new one where there is none."""
     for source in sorted(directory.glob(STATE_FILE + "*")):
         shutil.copy(source, scratch / source.name)
@@ -138,6 +144,10 @@ class Unwatched:
 
     def add_sentinels(self, directory: Directory) -> None:
         """Do nothing."""
+
+    def is_watched(self, id: EntryId) -> bool:
+        """Tell that it is not: what is not looked at is not known."""
+        return False
 
     def forget(self, id: EntryId) -> None:
         """Do nothing."""

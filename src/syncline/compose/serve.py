@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from syncline.adapters import allocator
 from syncline.adapters.executors import ThreadExecutor
 from syncline.adapters.system import RandomIds, SystemClock
+from syncline.compose.at_rest import sparing
 from syncline.compose.config import ServeConfig
 from syncline.compose.data_directory import Stores, open_data
 from syncline.compose.serve_mount import Follow, OwnMount, claimed_own, mounting
@@ -49,11 +51,12 @@ async def serve(
     data, an address or a mount that another process has, what opening the data raises, and
     NotFound or Invalid for a directory that cannot be mounted.
     """
+    allocator.keep_freed()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with running(config, follow) as server:
+    async with running(config, follow) as server, sparing():
         ready(server.address)
         await stopping.wait()
         logger.info("server_stopping")

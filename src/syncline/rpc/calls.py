@@ -26,10 +26,11 @@ from syncline.errors import (
     Unavailable,
 )
 from syncline.rpc.error_table import from_rpc_error
-from syncline.rpc.methods import Method, decode_or_none, encode
+from syncline.rpc.methods import Method, encode
+from syncline.tasks import raise_if_cancelled
 
 Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
+Response = TypeVar("Response")
 RawRequest = TypeVar("RawRequest", contravariant=True)
 RawResponse = TypeVar("RawResponse", covariant=True)
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class _RawCall(Protocol[RawRequest, RawResponse]):
 
     def __aiter__(self) -> AsyncGenerator[RawResponse | None, None]: ...
 
-    async def write(self, request: RawRequest, /) -> None: ...
+    async def write(self, request: RawRequest | bytes, /) -> None: ...
 
     def cancel(self) -> bool: ...
 
@@ -102,7 +103,7 @@ async def ask(
         call = channel.unary_unary(
             method.path,
             request_serializer=encode,
-            response_deserializer=decode_or_none(method.response),
+            response_deserializer=method.decode_response,
         )
         response = cast("Response | None", await call(request, timeout=timeout_s))
     return _decoded(response)
@@ -159,8 +160,11 @@ class StreamCall(Generic[Request, Response]):
                     return None
                 raise first from error
 
-    async def write(self, request: Request) -> bool:
-        """Send a message; False when the call is over, and `read` tells why."""
+    async def write(self, request: Request | bytes) -> bool:
+        """Send a message, which may be encoded already.
+
+        False when the call is over, and `read` tells why.
+        """
         try:
             await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -210,7 +214,7 @@ async def unary_stream(
         raw = channel.unary_stream(
             method.path,
             request_serializer=encode,
-            response_deserializer=decode_or_none(method.response),
+            response_deserializer=method.decode_response,
         )(request)
     call = StreamCall(cast("_RawCall[Request, Response]", raw), timeout_s)
     try:
@@ -228,7 +232,7 @@ async def stream_stream(
         raw = channel.stream_stream(
             method.path,
             request_serializer=encode,
-            response_deserializer=decode_or_none(method.response),
+            response_deserializer=method.decode_response,
         )(None)
     call = StreamCall(cast("_RawCall[Request, Response]", raw), timeout_s)
     try:
@@ -246,12 +250,14 @@ def _decoded(response: Response | None) -> Response:
 def only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the one error that a group of tasks ended with.
 
-    A bug of ours, which has no type of ours, is never hidden by an error that has.
+    A bug of ours, which has no type of ours, is never hidden by an error that has. Raises
+    CancelledError where that is what the caller has to end with (R3).
     """
     leaves = list(_leaves(group))
     for leaf in leaves:
         if not isinstance(leaf, SynclineError):
             return leaf
+    raise_if_cancelled()
     return leaves[0]
 
 

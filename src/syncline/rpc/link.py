@@ -11,6 +11,7 @@ import grpc.aio
 from syncline import __version__
 from syncline.core.changes import Answer, Author, HeldToken, Proposal
 from syncline.core.identity import Digest, Revision, digest_of
+from syncline.core.manifests import CHUNK_BYTES_MAX
 from syncline.core.names import RelPath
 from syncline.errors import Corrupt, ProtocolBroken, SynclineError
 from syncline.ports.link import (
@@ -47,7 +48,7 @@ from syncline.rpc.convert_reads import (
 )
 from syncline.rpc.convert_store import check_proposal, delete_to_pb
 from syncline.rpc.convert_watch import WatchReader, progress_to_pb, watch_begin_to_pb
-from syncline.rpc.frames import ChunkUnpacker
+from syncline.rpc.frames import ChunkUnpacker, Frame
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 from syncline.rpc.methods import (
     DELETE,
@@ -64,8 +65,8 @@ from syncline.rpc.methods import (
 )
 from syncline.rpc.store_call import StoreCall
 
-_HASH_INLINE_BYTES_MAX = 512 * 1024
-"""Up to here a digest (6 GB/s) costs the loop less than the way to a thread and back."""
+_HASH_INLINE_BYTES_MAX = CHUNK_BYTES_MAX
+"""Up to here a digest (6 GB/s) costs less than the way to a thread and back."""
 
 _WatchCall = StreamCall[pb.WatchRequest, pb.WatchResponse]
 
@@ -247,11 +248,11 @@ class GrpcLink:
                     yield located
 
 
-def _unpack(unpacker: ChunkUnpacker, response: pb.FetchResponse) -> list[bytes]:
+def _unpack(unpacker: ChunkUnpacker, response: pb.FetchResponse | Frame) -> list[bytes]:
     with server_said():
-        if response.WhichOneof("part") != "chunks":
+        if not isinstance(response, Frame):
             raise invalid("part", "a FETCH by digest has chunks alone")
-        return unpacker.add(response.chunks)
+        return unpacker.add(response)
 
 
 async def _check_chunks(digests: Sequence[Digest], chunks: Sequence[bytes]) -> None:

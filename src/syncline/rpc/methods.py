@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from syncline.rpc.frames import FETCH_FIELD, STORE_FIELD, Frame, frame_decoder
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["Syncline"]
@@ -18,63 +19,11 @@ SERVICE_NAME: str = _SERVICE.full_name
 
 M = TypeVar("M", bound=Message)
 Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
-
-
-@dataclass(frozen=True, slots=True)
-class Method(Generic[Request, Response]):
-    """One method: its full path, its messages, and which side streams."""
-
-    name: str
-    path: str
-    request: type[Request]
-    response: type[Response]
-    streams_requests: bool
-    streams_responses: bool
-
-
-def _method(
-    name: str, request: type[Request], response: type[Response]
-) -> Method[Request, Response]:
-    described = _SERVICE.methods_by_name[name]
-    assert GetMessageClass(described.input_type) is request, name
-    assert GetMessageClass(described.output_type) is response, name
-    return Method(
-        name,
-        f"/{SERVICE_NAME}/{name}",
-        request,
-        response,
-        described.client_streaming,
-        described.server_streaming,
-    )
-
-
-# Named one by one so that types are known to the checker; the asserts keep them true.
-HELLO = _method("Hello", pb.HelloRequest, pb.HelloResponse)
-STORE = _method("Store", pb.StoreRequest, pb.StoreResponse)
-DELETE = _method("Delete", pb.DeleteRequest, pb.DeleteResponse)
-FETCH = _method("Fetch", pb.FetchRequest, pb.FetchResponse)
-WATCH = _method("Watch", pb.WatchRequest, pb.WatchResponse)
-LIST = _method("List", pb.ListRequest, pb.ListResponse)
-STAT = _method("Stat", pb.StatRequest, pb.StatResponse)
-LOCK = _method("Lock", pb.LockRequest, pb.LockResponse)
-RENEW = _method("Renew", pb.RenewRequest, pb.RenewResponse)
-UNLOCK = _method("Unlock", pb.UnlockRequest, pb.UnlockResponse)
-LIST_LOCKS = _method("ListLocks", pb.ListLocksRequest, pb.ListLocksResponse)
-
-METHODS: Mapping[str, Method[Message, Message]] = {
-    described.name: _method(
-        described.name,
-        GetMessageClass(described.input_type),
-        GetMessageClass(described.output_type),
-    )
-    for described in _SERVICE.methods
-}
-"""Every method of the service by name."""
+Response = TypeVar("Response")
 
 
 def encode(message: Message | bytes) -> bytes:
-    """Return the bytes of a message; a shared message may have been encoded before."""
+    """Return the bytes of a message; what is shared, or bulk content, was encoded before."""
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
@@ -105,6 +54,80 @@ def decode_or_none(kind: type[M]) -> Callable[[bytes], M | None]:
     return decode
 
 
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Request, Response]):
+    """One method: its full path, its messages and how they are decoded, and which side streams."""
+
+    name: str
+    path: str
+    request: type[Request]
+    response: type[Message]
+    decode_request: Callable[[bytes], Message | Frame | None]
+    decode_response: Callable[[bytes], Response | None]
+    streams_requests: bool
+    streams_responses: bool
+
+
+def _method(
+    name: str,
+    request: type[Request],
+    response: type[Message],
+    decode_response: Callable[[bytes], Response | None],
+    decode_request: Callable[[bytes], Message | Frame | None] | None = None,
+) -> Method[Request, Response]:
+    described = _SERVICE.methods_by_name[name]
+    assert GetMessageClass(described.input_type) is request, name
+    assert GetMessageClass(described.output_type) is response, name
+    return Method(
+        name,
+        f"/{SERVICE_NAME}/{name}",
+        request,
+        response,
+        decode_request or decode_or_empty(request),
+        decode_response,
+        described.client_streaming,
+        described.server_streaming,
+    )
+
+
+def _plain(name: str, request: type[Request], response: type[M]) -> Method[Request, M]:
+    return _method(name, request, response, decode_or_none(response))
+
+
+# Named one by one so that types are known to the checker; the asserts keep them true.
+HELLO = _plain("Hello", pb.HelloRequest, pb.HelloResponse)
+STORE = _method(
+    "Store",
+    pb.StoreRequest,
+    pb.StoreResponse,
+    decode_or_none(pb.StoreResponse),
+    frame_decoder(pb.StoreRequest, STORE_FIELD, pb.StoreRequest),
+)
+DELETE = _plain("Delete", pb.DeleteRequest, pb.DeleteResponse)
+FETCH: Method[pb.FetchRequest, pb.FetchResponse | Frame] = _method(
+    "Fetch",
+    pb.FetchRequest,
+    pb.FetchResponse,
+    frame_decoder(pb.FetchResponse, FETCH_FIELD, lambda: None),
+)
+WATCH = _plain("Watch", pb.WatchRequest, pb.WatchResponse)
+LIST = _plain("List", pb.ListRequest, pb.ListResponse)
+STAT = _plain("Stat", pb.StatRequest, pb.StatResponse)
+LOCK = _plain("Lock", pb.LockRequest, pb.LockResponse)
+RENEW = _plain("Renew", pb.RenewRequest, pb.RenewResponse)
+UNLOCK = _plain("Unlock", pb.UnlockRequest, pb.UnlockResponse)
+LIST_LOCKS = _plain("ListLocks", pb.ListLocksRequest, pb.ListLocksResponse)
+
+_ALL = (HELLO, STORE, DELETE, FETCH, WATCH, LIST, STAT, LOCK, RENEW, UNLOCK, LIST_LOCKS)
+
+METHODS: Mapping[str, Method[Message, object]] = {
+    method.name: cast("Method[Message, object]", method) for method in _ALL
+}
+"""Every method of the service by name."""
+
+assert METHODS.keys() == {each.name for each in _SERVICE.methods}, "a method is left out"
+
+
 Behaviour = Callable[..., object]
 """An async method of a servicer: a coroutine function, or an async generator where it streams."""
 
@@ -125,7 +148,7 @@ def generic_handler(
         make = makers[method.streams_requests, method.streams_responses]
         handlers[name] = make(
             behaviours[name],
-            request_deserializer=decode_or_empty(method.request),
+            request_deserializer=method.decode_request,
             response_serializer=encode,
         )
     return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
@@ -17,7 +17,7 @@ import grpc.aio
 from syncline import __version__
 from syncline.core.changes import Outcome
 from syncline.core.identity import Digest
-from syncline.errors import Invalid, TimedOut
+from syncline.errors import Invalid, SynclineError, TimedOut
 from syncline.ports.link import (
     LOCKS,
     PROTOCOL,
@@ -40,7 +40,7 @@ from syncline.rpc import (
     convert_watch,
 )
 from syncline.rpc.convert_entries import located_to_pb
-from syncline.rpc.frames import ChunkPacker, ChunkUnpacker
+from syncline.rpc.frames import FETCH_FIELD, ChunkPacker, ChunkUnpacker, Frame
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 from syncline.rpc.methods import Behaviour
 from syncline.server.feed import FeedItem, WithPaths
@@ -56,6 +56,9 @@ T = TypeVar("T")
 
 PROPOSAL_COPIES = 4
 """What a proposal takes in memory for each byte on the wire, at the most: as objects of changes."""
+
+_Read = Sequence[bytes] | SynclineError | None
+"""Chunks that were read for a FETCH, or why there are no more; None at the end."""
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -97,7 +100,9 @@ class Servicer:
             )
         )
 
-    async def store(self, requests: AsyncIterator[pb.StoreRequest], context: Context) -> None:
+    async def store(
+        self, requests: AsyncIterator[pb.StoreRequest | Frame], context: Context
+    ) -> None:
         """Assemble the proposal and carry it out; the upload writes to the stream in between."""
         limits = self._volumes.limits
         with (
@@ -105,13 +110,13 @@ class Servicer:
             self._volumes.proposals.hold() as memory,
         ):
             begin = await _next(requests, limits.first_message_wait_s)
-            if begin.WhichOneof("part") != "begin":
+            if isinstance(begin, Frame) or begin.WhichOneof("part") != "begin":
                 raise Invalid("a STORE starts with its begin", field="part", reason="order")
             reader = convert_store.ProposalReader(begin.begin)
             volume = self._volumes.find(reader.volume)
             while not reader.is_complete:
                 message = await _next(requests, limits.message_wait_s)
-                if message.WhichOneof("part") != "changes":
+                if isinstance(message, Frame) or message.WhichOneof("part") != "changes":
                     raise Invalid("the changes of a STORE follow", field="part", reason="order")
                 memory.take(PROPOSAL_COPIES * message.ByteSize())
                 reader.add(message.changes)
@@ -127,27 +132,25 @@ class Servicer:
         with self._volumes.stores.enter(context.peer()):
             return convert_answers.delete_answer_to_pb(await delete(volume, proposal))
 
-    async def fetch(
-        self, request: pb.FetchRequest, context: Context
-    ) -> AsyncIterator[pb.FetchResponse]:
+    async def fetch(self, request: pb.FetchRequest, context: Context) -> None:
         """Send one file by its path, or chunks by their digests."""
         name, wanted = convert_reads.fetch_from_pb(request)
         volume = self._volumes.find(name)
-        packer = ChunkPacker()
         with self._volumes.reads.enter(context.peer()):
             if isinstance(wanted, convert_reads.FileAddress):
                 found = await find_file(volume, wanted.path, wanted.at)
-                yield pb.FetchResponse(found=located_to_pb(found))
+                await context.write(pb.FetchResponse(found=located_to_pb(found)))
                 batches = fetch_content(volume, found.entry, wanted.offset)
             else:
                 batches = fetch_chunks(volume, wanted)
-            async with aclosing(batches):
-                async for batch in batches:
-                    for data in batch:
-                        for frame in packer.add(data):
-                            yield pb.FetchResponse(chunks=frame)
-            for frame in packer.flush():
-                yield pb.FetchResponse(chunks=frame)
+            ready: asyncio.Queue[_Read] = asyncio.Queue(1)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_read_ahead(batches, ready))
+                    await _send_chunks(ready, context)
+            except ExceptionGroup as errors:
+                # Only the sender raises: what was read wrong, or that nobody takes it any more.
+                raise errors.exceptions[0] from errors
 
     async def watch(self, requests: AsyncIterator[pb.WatchRequest], context: Context) -> None:
         """Send the feed, and take note of what the client says of its progress meanwhile."""
@@ -252,6 +255,34 @@ async def _event_frames(
             return list(convert_watch.event_frames(event))
 
 
+async def _read_ahead(
+    batches: AsyncGenerator[Sequence[bytes], None], ready: asyncio.Queue[_Read]
+) -> None:
+    """Read the next batch while one is sent; what was read before an error is sent first."""
+    try:
+        async with aclosing(batches):
+            async for batch in batches:
+                await ready.put(batch)
+    except SynclineError as error:
+        await ready.put(error)
+    else:
+        await ready.put(None)
+
+
+async def _send_chunks(ready: asyncio.Queue[_Read], context: Context) -> None:
+    packer = ChunkPacker(FETCH_FIELD)
+    while (batch := await ready.get()) is not None:
+        if isinstance(batch, SynclineError):
+            for frame in packer.flush():
+                await context.write(frame)
+            raise batch
+        for data in batch:
+            for frame in packer.add(data):
+                await context.write(frame)
+    for frame in packer.flush():
+        await context.write(frame)
+
+
 def _encode(event: WatchEvent) -> list[bytes]:
     return [frame.SerializeToString() for frame in convert_watch.event_frames(event)]
 
@@ -300,7 +331,10 @@ class _Upload:
     """The client's end of a STORE."""
 
     def __init__(
-        self, requests: AsyncIterator[pb.StoreRequest], context: Context, volume: ServedVolume
+        self,
+        requests: AsyncIterator[pb.StoreRequest | Frame],
+        context: Context,
+        volume: ServedVolume,
     ) -> None:
         self._requests = requests
         self._context = context
@@ -327,9 +361,9 @@ class _Upload:
         left = len(digests)
         while left:
             message = await _next(self._requests, self._volume.limits.message_wait_s)
-            if message.WhichOneof("part") != "chunks":
+            if not isinstance(message, Frame):
                 raise Invalid("chunks were asked for", field="part", reason="order")
-            for data in self._unpacker.add(message.chunks):
+            for data in self._unpacker.add(message):
                 left -= 1
                 if left < 0:
                     raise Invalid("a chunk came unasked", field="chunks", reason="many")

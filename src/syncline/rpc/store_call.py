@@ -17,7 +17,7 @@ from syncline.rpc.calls import StreamCall, only_error, server_said, timed_out
 from syncline.rpc.convert_answers import AnswerReader, missing_from_pb
 from syncline.rpc.convert_entries import invalid
 from syncline.rpc.convert_store import begin_to_pb, change_frames
-from syncline.rpc.frames import ChunkPacker
+from syncline.rpc.frames import STORE_FIELD, ChunkPacker
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 
 _READ_AHEAD_CHUNKS = 8
@@ -75,7 +75,7 @@ class StoreCall:
         if not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
-    async def _send(self, request: pb.StoreRequest) -> bool:
+    async def _send(self, request: pb.StoreRequest | bytes) -> bool:
         is_open = await self._call.write(request)
         self._progress()
         return is_open
@@ -87,14 +87,14 @@ class StoreCall:
         for changes in change_frames(self._proposal):
             if not await self._send(pb.StoreRequest(changes=changes)):
                 return
-        packer = ChunkPacker()
+        packer = ChunkPacker(STORE_FIELD)
         while True:
             frames = packer.flush() if self._chunks.empty() else iter(())
             for frame in frames:
-                if not await self._send(pb.StoreRequest(chunks=frame)):
+                if not await self._send(frame):
                     return
             for frame in packer.add(await self._chunks.get()):
-                if not await self._send(pb.StoreRequest(chunks=frame)):
+                if not await self._send(frame):
                     return
 
     async def _load(self) -> None:

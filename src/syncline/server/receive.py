@@ -3,7 +3,8 @@
 Contents are walked in order, some thousand references at a time; what is missing of them is asked
 for in one message, and arrives in that order. Chunks go to the workers in batches of a few MiB:
 digest, append, and the whole digest of each content of several chunks, for which chunks that the
-server had already are read back (S1). Memory is bounded by one batch and one page of references.
+server had already are read back (S1). While a worker has one batch, the next one arrives; memory is
+bounded by two, and by one page of references.
 
 A chunk that is read back wrong is marked damaged, and so missing; the contents that have it are
 gone through once more from their beginning, and then it is asked for.
@@ -11,6 +12,7 @@ gone through once more from their beginning, and then it is asked for.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,11 +24,12 @@ from syncline.errors import Corrupt, Invalid
 from syncline.ports.chunks import Location
 from syncline.server.damage import mark_damaged
 from syncline.server.volume import ServedVolume
+from syncline.tasks import raise_if_cancelled
 
 PAGE_REFS_MAX = 4096
 """References looked up and asked for at once: 128 KiB of digests in one message."""
 
-BATCH_BYTES_MAX = 4 * 1024 * 1024
+BATCH_BYTES_MAX = 2 * 1024 * 1024
 """Content handed to a worker at once: enough that the hop costs nothing."""
 
 BATCH_CHUNKS_MAX = 1024
@@ -196,6 +199,26 @@ class Receiver:
         missing = await self._volume.workers.run(
             self._volume.chunks.missing, [ref.digest for _, ref in page]
         )
+        batches: asyncio.Queue[Sequence[_Step]] = asyncio.Queue(1)
+        try:
+            async with asyncio.TaskGroup() as group:
+                taking = group.create_task(self._take_all(batches))
+                await self._gather(page, missing, batches)
+                # An empty one is the last.
+                await batches.put(())
+                await taking
+        except ExceptionGroup as errors:
+            raise_if_cancelled()
+            # One of the two failed, and the other was cancelled for it.
+            raise errors.exceptions[0] from errors
+
+    async def _gather(
+        self,
+        page: Sequence[tuple[_Arriving, ChunkRef]],
+        missing: Sequence[Digest],
+        batches: asyncio.Queue[Sequence[_Step]],
+    ) -> None:
+        """Put the steps of a page into batches, as what is missing arrives."""
         coming = self._arrivals(missing) if missing else None
         open_digests = set(missing)
         batch: list[_Step] = []
@@ -211,13 +234,18 @@ class Receiver:
                 size += ref.size
             batch.append(_Step(one, ref, data))
             if size >= BATCH_BYTES_MAX or len(batch) >= BATCH_CHUNKS_MAX:
-                await self._take(batch)
+                await batches.put(batch)
                 await self._progress()
                 batch, size = [], 0
-        await self._take(batch)
+        if batch:
+            await batches.put(batch)
         if coming is not None:
             async for _ in coming:
                 raise Invalid("a chunk came that nobody asked for", field="chunks", reason="many")
+
+    async def _take_all(self, batches: asyncio.Queue[Sequence[_Step]]) -> None:
+        while batch := await batches.get():
+            await self._take(batch)
 
     async def _take(self, batch: Sequence[_Step]) -> None:
         await mark_damaged(self._volume, await self._volume.workers.run(self._digest, batch))

@@ -17,12 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
-from blake3 import blake3
-
 from syncline.client.assembling import Assembly, Readable, offsets_of
 from syncline.client.mount.handles import Handles
 from syncline.client.mount.mounted_file import MountedFile
 from syncline.client.mount.own_directory import OwnDirectory
+from syncline.client.mount.place_displaced import digest_of_file
 from syncline.core.identity import Digest
 from syncline.core.manifests import ChunkRef, Content
 from syncline.errors import Corrupt
@@ -30,7 +29,6 @@ from syncline.ports.chunker import Chunked, Chunker
 from syncline.ports.files import Directory, File, FileKind, Status
 
 PART_SUFFIX = b".part"
-READ_BYTES = 1024 * 1024
 
 
 def content_name(digest: Digest) -> bytes:
@@ -214,20 +212,11 @@ def find(
                 # It was given the mode of its entry, and did not get to its place.
                 own.staging.set_mode(name, 0o600)
             file = handles.keep(own.staging.open(name))
-            found = _digest(Guarded(file, handles))
+            found = digest_of_file(Guarded(file, handles))
             if found == digest and sign_of(file.status()) == sign_of(status):
                 return sign_of(status)
         _put_away(own, name, found)
         return None
-
-
-def _digest(file: Guarded) -> Digest:
-    hasher = blake3()
-    offset = 0
-    while piece := file.read(READ_BYTES, offset):
-        hasher.update(piece)
-        offset += len(piece)
-    return Digest(hasher.digest())
 
 
 def _put_away(own: OwnDirectory, name: bytes, found: Digest | None) -> None:

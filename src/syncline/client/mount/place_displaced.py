@@ -19,12 +19,13 @@ from itertools import count
 
 from blake3 import blake3
 
+from syncline.client.assembling import Readable
 from syncline.core.conflict_names import conflict_name
 from syncline.core.entries import Kind
 from syncline.core.identity import DIGEST_BYTES, ID_BYTES, Digest, EntryId, digest_of
 from syncline.core.names import NAME_BYTES_MAX, Name
 from syncline.core.trees import Place, State
-from syncline.ports.files import Directory, File, FileKind, Status
+from syncline.ports.files import Directory, FileKind, Status
 
 READ_BYTES = 1024 * 1024
 
@@ -84,8 +85,8 @@ def digest_of_state(id: EntryId, state: State) -> Digest:
     return digest_of(id if state.target is None else state.target)
 
 
-def digest_of_file(file: File) -> Digest:
-    """Read and digest an open file in pieces."""
+def digest_of_file(file: Readable) -> Digest:
+    """Read and digest an open file in pieces; raises OSError."""
     hasher = blake3()
     offset = 0
     while piece := file.read(READ_BYTES, offset):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from syncline.client.assembling import unfold
 from syncline.client.local import local_error
@@ -18,6 +19,7 @@ from syncline.client.mount.contents import Contents
 from syncline.client.mount.growing import Guarded, chunk_file
 from syncline.client.mount.handles import Handles
 from syncline.client.mount.mounted_file import MountedFile
+from syncline.client.reading_ahead import ReadAhead
 from syncline.core.changes import Answer, Author, Delete, HeldToken, Proposal, PutFile
 from syncline.core.identity import Digest, EntryId, OpId, digest_of
 from syncline.core.manifests import INLINE_BYTES_MAX, ChunkRef
@@ -98,11 +100,12 @@ class Sender:
         """
         puts = [change for change in batch.changes if isinstance(change, PutFile)]
         sources = _Sources(puts, files, self._root, self._contents, self._chunker)
+        ahead = ReadAhead(self._reads, sources.read_on)
         left = sum(put.content.size for put in puts)
 
         async def source(digest: Digest) -> bytes:
             nonlocal left
-            chunk = await self._reads.run(sources.read, digest)
+            chunk = await ahead.get(digest)
             told = min(len(chunk), left)
             left -= told
             progress(told)
@@ -133,6 +136,16 @@ class Sender:
         return answer
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Where a chunk is: in the content of a change, and by `index` in the order of them all."""
+
+    put: PutFile
+    offset: int
+    size: int
+    index: int
+
+
 class _Sources:
     """The content of a batch's files; its calls block and come one at a time.
 
@@ -153,7 +166,8 @@ class _Sources:
         self._chunker = chunker
         self._handles = Handles()
         self._open: tuple[EntryId, File] | None = None
-        self._places: dict[Digest, tuple[PutFile, int, int]] = {}
+        self._places: dict[Digest, _Placed] = {}
+        self._order: list[Digest] = []
         self._pieces: dict[Digest, bytes] = {}
         self.inline: dict[Digest, bytes] = {}
         self._unread: list[PutFile] = []
@@ -171,7 +185,9 @@ class _Sources:
     def _lay_out(self, put: PutFile, refs: Sequence[ChunkRef]) -> None:
         offset = 0
         for ref in refs:
-            self._places.setdefault(ref.digest, (put, offset, ref.size))
+            if ref.digest not in self._places:
+                self._places[ref.digest] = _Placed(put, offset, ref.size, len(self._order))
+                self._order.append(ref.digest)
             offset += ref.size
 
     @property
@@ -208,8 +224,8 @@ class _Sources:
         if unread:
             raise FileUnread(unread[0].message, _ids(unread), **unread[0].fields)
 
-    def read(self, digest: Digest) -> bytes:
-        """Return a chunk, or a piece of a manifest, that the server lacks.
+    def read_on(self, digest: Digest, bytes_max: int) -> list[tuple[Digest, bytes]]:
+        """Return a chunk, or a piece of a manifest, that the server lacks, and what comes after it.
 
         Raises FileChanged, FileUnread, and ProtocolBroken for what no change of the batch names.
         """
@@ -217,14 +233,30 @@ class _Sources:
             while digest not in self._pieces and digest not in self._places and self._folded:
                 self._unfold(self._folded.pop(0))
             if digest in self._pieces:
-                return self._pieces[digest]
+                return [(digest, self._pieces[digest])]
             if digest not in self._places:
                 raise ProtocolBroken(f"the server asks for chunk {digest.hex()}, which is not sent")
-            put, offset, size = self._places[digest]
-            held = self._contents.get(put.content.digest)
-            if held is not None:
-                return held[offset : offset + size]
-            return self._read(put, digest, offset, size)
+            first = self._places[digest]
+            found = [(digest, self._read_placed(digest, first))]
+            size = first.size
+            for index in range(first.index + 1, len(self._order)):
+                following = self._order[index]
+                placed = self._places[following]
+                size += placed.size
+                if size > bytes_max or placed.put is not first.put:
+                    break
+                try:
+                    found.append((following, self._read_placed(following, placed)))
+                except (FileChanged, FileUnread):
+                    # Nobody asked for it: whoever does is told then.
+                    break
+            return found
+
+    def _read_placed(self, digest: Digest, placed: _Placed) -> bytes:
+        held = self._contents.get(placed.put.content.digest)
+        if held is not None:
+            return held[placed.offset : placed.offset + placed.size]
+        return self._read(placed.put, digest, placed.offset, placed.size)
 
     def _unfold(self, put: PutFile) -> None:
         """Learn what the pieces of a manifest are: from memory, or by cutting the file again."""
