@@ -7,15 +7,14 @@ import fcntl
 import os
 import resource
 import shutil
-import signal
 import socket
 import statistics
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +28,16 @@ IFF_UP = 1
 """Of Linux: sched.h, sockios.h, if.h."""
 
 
+class Trouble(Exception):
+    """A program did not do what is measured: it says what, and that is its result."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a piece of work took: wall time, and CPU of the client's and the server's process."""
+    """What a command took: wall time, and its CPU."""
 
     wall_s: float
     client_s: float
-    server_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,6 @@ class Process:
     """A running process, and what the kernel says of it."""
 
     pid: int
-
-    def cpu_s(self) -> float:
-        """Return the CPU seconds of the process so far, in steps of a tick."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
 
     def fine_cpu_s(self) -> float:
         """Return the CPU seconds of the threads that live now, exactly: for what hardly runs."""
@@ -72,50 +69,26 @@ class Process:
                 return int(line.split()[1])
         return 0
 
+    def family(self) -> list[Process]:
+        """Return this process and all that live below it."""
+        found, waiting = [], [self.pid]
+        while waiting:
+            pid = waiting.pop()
+            found.append(Process(pid))
+            with suppress(FileNotFoundError, ProcessLookupError):
+                waiting += children(pid)
+        return found
 
-@dataclass(frozen=True, slots=True)
-class Server(Process):
-    """A running server: its address, process and data."""
+    def family_cpu_s(self) -> float:
+        """Return the CPU seconds of the family, those included that have ended and were seen."""
+        return sum(each._cpu_s_with_ended() for each in self.family())
 
-    address: str
-    data: Path
-
-    @property
-    def env(self) -> dict[str, str]:
-        """Return the environment for commands that talk to it."""
-        return os.environ | {
-            "SYNCLINE_SERVER": self.address,
-            "XDG_STATE_HOME": str(self.data.parent / "state"),
-            "XDG_CONFIG_HOME": str(self.data.parent / "config"),
-        }
-
-
-@contextmanager
-def server(home: Path, *, trace: Path | None = None) -> Iterator[Server]:
-    """Run a server on fresh data below `home`; with `trace`, count its syncs there by strace."""
-    data = home / "data"
-    command = [SYNCLINE, "serve", "--data", str(data), "--listen", "127.0.0.1:0"]
-    if trace is not None:
-        command = [*tracing(trace), *command]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if " on " not in line:
-            raise SystemExit("the server did not start")
-        address = line.split(" on ")[1].split(",")[0]
-        pid = process.pid if trace is None else children(process.pid)[0]
-        yield Server(pid, address, data)
-        os.kill(pid, signal.SIGTERM)
-    finally:
+    def _cpu_s_with_ended(self) -> float:
         try:
-            process.wait(STOP_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shutil.rmtree(data, ignore_errors=True)
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        return sum(map(int, fields[11:15])) / TICKS
 
 
 def tracing(summary: Path) -> list[str]:
@@ -125,26 +98,40 @@ def tracing(summary: Path) -> list[str]:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started and that live."""
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Return the processes that a process has started, by any of its threads, and that live."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(each) for task in tasks for each in (task / "children").read_text().split()]
 
 
-def run(command: Sequence[str], server: Server | None = None) -> Cost:
-    """Run a command to its end and return what it cost; stop the benchmark where it fails."""
-    before, served = _children_s(), server.cpu_s() if server else 0.0
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run(command: Sequence[str]) -> Cost:
+    """Run a command to its end and return what it cost; raise Trouble where it fails."""
+    before = children_cpu_s()
     started = time.perf_counter()
-    done = subprocess.run(
-        command, env=server.env if server else None, capture_output=True, check=False
-    )
+    done = subprocess.run(command, capture_output=True, check=False)
     wall_s = time.perf_counter() - started
     if done.returncode:
-        raise SystemExit(f"{command} ended with {done.returncode}: {done.stderr.decode()[-500:]}")
-    return Cost(wall_s, _children_s() - before, (server.cpu_s() - served) if server else 0.0)
+        words = done.stderr.decode(errors="replace")[-500:]
+        raise Trouble(f"{command} ended with {done.returncode}: {words}")
+    return Cost(wall_s, children_cpu_s() - before)
 
 
-def _children_s() -> float:
+def children_cpu_s() -> float:
+    """Return the CPU seconds of all that this process has started and waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def is_traceable() -> bool:
+    """Tell whether system calls can be counted here."""
+    return shutil.which("strace") is not None
 
 
 def count_syncs(summary: Path) -> int:
@@ -188,9 +175,3 @@ def percentile(values: Sequence[float], share: float) -> float:
     """Return the value below which that share of all lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def spread(values: Sequence[float], unit: str = "") -> str:
-    """Return the median with the least and the most."""
-    low, high = min(values), max(values)
-    return f"{median(values):.2f}{unit} ({low:.2f}-{high:.2f})"
