@@ -11,6 +11,7 @@ from syncline.core.identity import Digest
 from syncline.errors import ProtocolBroken, SynclineError
 from syncline.ports.executor import Executor
 from syncline.ports.link import Link
+from syncline.tasks import raise_if_cancelled
 
 DIGESTS_MAX = 1024
 """Chunks asked for in one FETCH."""
@@ -58,6 +59,7 @@ async def stream(
                 group.create_task(_write(executor, sink, ready))
                 broken = await _receive(link, wanted, ready, arrived)
         except ExceptionGroup as errors:
+            raise_if_cancelled()
             # Only the writer raises, and only one thing.
             raise errors.exceptions[0] from errors
         if broken is not None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from syncline.client.mount.engine import Engine, Lanes, RootLost
 from syncline.client.mount.following import Connect
 from syncline.client.mount.halting import release
-from syncline.client.mount.locker import Locker
+from syncline.client.mount.locker import Grants, Locker
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.phases import Phases
 from syncline.client.mount.problems import BY_DESIGN
@@ -29,6 +30,8 @@ from syncline.errors import Unavailable
 from syncline.ports.mount_control import (
     PROBLEMS_SHOWN_MAX,
     TRANSFERS_SHOWN_MAX,
+    HoldEnd,
+    HoldEvent,
     LockAsked,
     LocksResult,
     MountPhase,
@@ -43,6 +46,7 @@ from syncline.ports.mount_control import (
     WaitEnd,
     WaitResult,
 )
+from syncline.tasks import raise_if_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,8 @@ class MountSupervisor:
         self._news = StatusNews()
         self._engine: Engine | None = None
         self._verifier: Verifier | None = None
+        self._locks: Locker | None = None
+        self._grants = Grants()
         self._halt: Halt | None = None
         self._asked = asyncio.Event()
         self._opening = asyncio.Lock()
@@ -96,6 +102,7 @@ class MountSupervisor:
                 try:
                     await self._run_engine(root)
                 except* RootLost as lost:
+                    raise_if_cancelled()
                     self._pull(_first(lost).halt)
         finally:
             self._is_stopping = True
@@ -139,12 +146,16 @@ class MountSupervisor:
             phases = await self._lanes.thread.run(Phases, self._parts, root)
             engine = Engine(phases, self._lanes, self._connect, self._news, backoff=self._backoff)
             self._engine, self._verifier = engine, Verifier(engine, self._news)
+            self._locks = Locker(engine, self._connect, self._news, self._grants)
             try:
-                await self._verifier.run()
+                async with asyncio.TaskGroup() as group:
+                    giving_back = group.create_task(self._locks.run(), name="locks")
+                    await self._verifier.run()
+                    giving_back.cancel()
             finally:
                 engine.goals.finish_all(WaitEnd.STOPPED)
         finally:
-            self._engine = self._verifier = None
+            self._engine = self._verifier = self._locks = None
             root.close()
 
     # -- what it shows -------------------------------------------------------------
@@ -254,7 +265,17 @@ class MountSupervisor:
 
     async def lock(self, asked: LockAsked) -> LocksResult:
         """Lock paths for this mount."""
-        return LocksResult(await self._locker().lock(asked))
+        return await self._locker().lock(asked)
+
+    def give_back(self, result: LocksResult) -> None:
+        """Have locks given back that nobody was told of."""
+        self._grants.give_back(result)
+
+    async def hold(
+        self, asked: LockAsked, tell: Callable[[HoldEvent], None], over: asyncio.Event
+    ) -> HoldEnd:
+        """Lock paths for one caller, until `over` is set."""
+        return await self._locker().hold(asked, tell, over)
 
     async def unlock(self, paths: tuple[RelPath, ...], *, is_forced: bool) -> UnlockedResult:
         """Give up locks, or break those of others."""
@@ -265,11 +286,11 @@ class MountSupervisor:
         return LocksResult(await self._locker().locks(path))
 
     def _locker(self) -> Locker:
-        if self._engine is None:
+        if self._locks is None:
             raise Unavailable(
                 "the mount does not work at the moment; look at it with 'syncline status'"
             )
-        return Locker(self._engine, self._news)
+        return self._locks
 
     def _release(self, halt: Halt) -> None:
         with self._parts.state.session() as session:
