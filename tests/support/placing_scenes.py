@@ -79,6 +79,12 @@ def _rotate(world: PlacingWorld) -> None:
     _shift(world, "w", "d/f")
 
 
+def _nest(world: PlacingWorld) -> None:
+    world.make("d/n", kind=Kind.DIRECTORY)
+    _shift(world, "e", "d/n/e")
+    world.make("e", b"has its place")
+
+
 def _turn_inside_out(world: PlacingWorld) -> None:
     _shift(world, "d", "e/d")
     _shift(world, "e/d", "w")
@@ -113,6 +119,13 @@ def _conflict(world: PlacingWorld) -> None:
     _shift(world, "d/f", "e/f")
 
 
+def _drop(world: PlacingWorld) -> None:
+    world.user.write(b"x", world.known(b"mine"))
+    world.user.rename(b"x", b"d/x")
+    world.edit("x", b"theirs")
+    world.make("d/x", b"theirs")
+
+
 def _replace_by_directory(world: PlacingWorld) -> None:
     world.other.delete(world.other.at("x"))
     world.make("x", kind=Kind.DIRECTORY)
@@ -131,6 +144,7 @@ SCENES: Mapping[str, Scene] = {
     "swap": _swap,
     "swap directories": _swap_directories,
     "rotate": _rotate,
+    "nest": _nest,
     "turn inside out": _turn_inside_out,
     "remove": _remove,
     "remove tree": _remove_tree,
@@ -138,9 +152,10 @@ SCENES: Mapping[str, Scene] = {
     "replace by link": _replace_by_link,
     "replace by directory": _replace_by_directory,
     "conflict": _conflict,
+    "drop": _drop,
 }
 
-CONFLICTS: Mapping[str, int] = {"conflict": 2}
+CONFLICTS: Mapping[str, int] = {"conflict": 2, "drop": 1}
 """How many conflict copies a scene makes."""
 
 

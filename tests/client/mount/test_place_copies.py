@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import suppress
+from itertools import count
+
 import pytest
 
 from syncline.core.conflict_names import conflict_name
 from syncline.core.identity import digest_of
 from syncline.core.names import Name
 from syncline.core.plans import Alter, KeepCopy, Plan
+from syncline.errors import LocalFailure
 from tests.support.placing import MOUNT_NAME, PlacingWorld
 from tests.support.placing_scenes import SCENES, world_before
+from tests.support.simulation.disk import Operation
 
 MINE = b"mine"
 OTHERS_COPY = b"x (conflict of other, 0123abcd)"
@@ -111,3 +117,32 @@ def test_a_second_name_is_where_an_edit_moves_to() -> None:
     world.rest()
     world.check_equal()
     assert len(world.conflicts()) == 2
+
+
+@pytest.mark.parametrize("name", ["conflict", "drop"])
+def test_trouble_with_a_copy_takes_nothing_of_its_source(name: str) -> None:
+    for number in count():
+        world = world_before(SCENES[name])
+        plan = world.plan()
+        before = {each for each in world.paths().values() if each.startswith(b"mine")}
+        is_done = False
+
+        def spoil(each: int, operation: Operation, number: int = number) -> None:
+            nonlocal is_done
+            if each == number:
+                is_done = True
+                raise OSError(errno.EIO, "Input/output error")
+
+        with world.before_each(spoil), suppress(LocalFailure):
+            world.place(plan.placing)
+        if not is_done:
+            assert number > 20
+            break
+        world.applier.let_go()
+        assert before <= set(world.paths().values()), number
+        # What was staged is cleared by the next start.
+        world.crash(power_loss=False)
+        world.start()
+        world.rest()
+        world.check_equal()
+        assert before <= set(world.paths().values()), number

@@ -206,6 +206,51 @@ def test_what_is_done_in_a_directory_that_is_moved_out_is_undone(name: str) -> N
     assert undone > 0
 
 
+def _delete_tree(user: User) -> None:
+    user.rmtree(b"d")
+
+
+def _rename_tree(user: User) -> None:
+    user.rename(b"d", b"renamed by the user")
+
+
+@pytest.mark.parametrize("act", [_delete_tree, _rename_tree])
+@pytest.mark.parametrize("name", ["nest", "rotate", "swap directories", "turn inside out"])
+def test_a_directory_that_leaves_its_place_takes_nothing_else_along(
+    name: str, act: Callable[[User], None]
+) -> None:
+    """Nor does local lose its form, whatever of the batch could be taken back."""
+    for number in count():
+        world = world_before(SCENES[name])
+        before = set(world.paths().values())
+        plan = world.plan()
+        done: list[set[bytes]] = []
+
+        def at(
+            each: int,
+            operation: Operation,
+            number: int = number,
+            world: PlacingWorld = world,
+            done: list[set[bytes]] = done,
+        ) -> None:
+            if each == number:
+                inside = User(world.disk, b"mount/d").tree() if world.user.exists(b"d") else {}
+                with suppress(OSError):
+                    act(world.user)
+                done.append({node.content for node in inside.values()})
+
+        with world.before_each(at):
+            world.place(plan.placing)
+        if not done:
+            assert number > 10
+            break
+        gone = done[0] if act is _delete_tree else set()
+        wanted = remote_contents(world)
+        world.rest()
+        world.check_equal()
+        assert (before & wanted) - gone <= set(world.paths().values())
+
+
 def contents_of(user: User) -> dict[bytes, bytes]:
     return {path: node.content for path, node in user.tree().items()}
 
@@ -252,6 +297,49 @@ def test_what_cannot_be_given_a_name_at_once_gets_one_soon(name: str) -> None:
     world.rest()
     world.check_equal()
     assert SAVED in world.paths().values()
+
+
+def test_what_lies_in_a_directory_that_could_not_be_listed_gets_a_name_soon() -> None:
+    world = world_before(SCENES["edit"])
+    plan = world.plan()
+
+    def spoil(each: int, operation: Operation) -> None:
+        if operation.name == "exchange":
+            with suppress(OSError):
+                _append(world.user, b"x")
+        if operation.name == "move" and b"displaced" in operation.path:
+            world.disk.fail(errno.EIO, operation="list")
+            raise OSError(errno.EIO, "Input/output error")
+
+    with world.before_each(spoil), pytest.raises(OSError, match="error"):
+        world.place(plan.placing)
+    world.pass_time()
+    world.applier.let_go()
+    assert world.leftovers() == []
+    world.rest()
+    world.check_equal()
+    assert SAVED in world.paths().values()
+
+
+def test_what_is_to_get_back_into_a_directory_that_is_deleted_just_then_is_kept() -> None:
+    world = world_before(SCENES["edit"])
+    plan = world.plan()
+    writer = world.user.open_writer(b"d/f")
+    world.place(plan.placing)
+    writer.write(SAVED)
+    writer.close()
+
+    def delete(each: int, operation: Operation) -> None:
+        if operation.name == "move" and world.user.exists(b"d"):
+            world.user.rmtree(b"d")
+
+    with world.before_each(delete):
+        world.applier.let_go()
+    assert not world.user.exists(b"d")
+    world.applier.let_go()
+    assert world.leftovers() == []
+    world.rest()
+    assert any(content.startswith(SAVED) for content in world.paths().values())
 
 
 def test_a_disk_that_turns_read_only_in_the_middle_leaves_nothing_out() -> None:

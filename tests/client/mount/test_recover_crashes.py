@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -97,6 +98,50 @@ def test_what_a_late_writer_wrote_before_the_restart_is_rescued() -> None:
     world.check_equal()
     assert len(world.conflicts()) == 1
     assert world.paths()[world.conflicts()[0]] == b"written late, and long"
+
+
+def _touch(world: PlacingWorld) -> None:
+    id = world.other.at("x")
+    world.other.local[id] = replace(world.other.local[id], mtime_ns=77)
+
+
+def _there_and_back(world: PlacingWorld) -> None:
+    _edit_placed(world, b"first")
+    world.edit("x", b"second")
+
+
+def _edit_placed(world: PlacingWorld, raw: bytes) -> None:
+    world.edit("x", raw)
+    world.other.sync()
+    world.pass_time()
+    world.sync()
+    assert world.paths()[b"x"] == raw
+
+
+@pytest.mark.parametrize("change", [_touch, _there_and_back])
+def test_what_an_earlier_batch_displaced_says_nothing_of_a_later_one(
+    change: Callable[[PlacingWorld], None],
+) -> None:
+    for number in count():
+        world = PlacingWorld()
+        world.begin("x=first")
+        writer = world.user.open_writer(b"x")
+        _edit_placed(world, b"second")
+        assert world.leftovers(), "a file that is open for writing is kept"
+        change(world)
+        world.other.sync()
+        world.pull()
+        plan = world.plan()
+        wanted = world.server.live()
+        if not crash_at(world, number, partial(world.place, plan.placing)):
+            assert number > len(plan.placing)
+            break
+        world.crash(power_loss=False)
+        world.start()
+        writer.close()
+        world.rest()
+        world.check_equal()
+        assert world.server.live() == wanted, number
 
 
 def test_strange_things_in_our_directory_are_given_back() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from syncline.client.mount.scan import Look
@@ -252,6 +254,25 @@ class TestMoves:
         world.check()
         after = ids(world)
         assert (after[b"f"], after[b"d"]) == (before[b"d"], before[b"f"])
+
+    @pytest.mark.parametrize("names", [(b"a", b"z"), (b"z", b"a")])
+    def test_a_file_and_a_link_change_places_that_cannot_be_read_just_then(
+        self, world: World, names: tuple[bytes, bytes]
+    ) -> None:
+        file, link = names
+        world.user.write(file, b"written")
+        world.user.symlink(link, b"where")
+        world.scanned.rest()
+        before = ids(world)
+        world.disk.fail(errno.EIO, operation="read_link", times=None)
+        world.user.exchange(file, link)
+        world.scanned.rest(1.0)
+        assert ids(world).keys() == before.keys()
+        world.disk.heal()
+        world.scanned.rest()
+        world.check()
+        after = ids(world)
+        assert (after[file], after[link]) == (before[link], before[file])
 
     def test_out_of_a_directory_and_that_one_into_it(self, world: World) -> None:
         world.user.mkdir(b"d/in")

@@ -110,6 +110,8 @@ class Placed:
     rescued: tuple[RelPath, ...] = ()
     lacking: tuple[EntryId, ...] = ()
     entries: frozenset[EntryId] = frozenset()
+    gone: frozenset[EntryId] = frozenset()
+    """Those that local had and has no more."""
 
 
 class Applier:
@@ -160,6 +162,7 @@ class Applier:
             tuple(batch.rescued),
             work.lacking,
             frozenset(batch.done),
+            frozenset(id for id in batch.done | batch.torn if session.local(id) is None),
         )
 
     @property
@@ -189,6 +192,7 @@ class _Work:
     _staged: dict[EntryId, Staged] = field(default_factory=dict)
     _settled: set[EntryId] = field(default_factory=set)
     _copied: set[EntryId] = field(default_factory=set)
+    _uncopied: set[EntryId] = field(default_factory=set)
 
     def carry_out(self, actions: Sequence[Placing]) -> None:
         self.lacking = tuple(
@@ -197,6 +201,7 @@ class _Work:
         actions = list(_possible(actions, frozenset(self.lacking)))
         self._stage(actions)
         heirs = dict(_heirs(actions))
+        self._uncopied = {each.source for each in actions if isinstance(each, KeepCopy)}
         for action in actions:
             self._try(action, heirs)
         for action in actions:
@@ -268,6 +273,7 @@ class _Work:
                 is_done = keep_copy(batch, self.stager, action)
                 if is_done:
                     self._copied.add(source)
+                    self._uncopied.discard(source)
                 return is_done
             case Alter():
                 return self._alter(action)
@@ -344,7 +350,9 @@ class _Work:
 
     def _remove(self, action: Remove, heir: Create | None) -> bool:
         seen = self.batch.expected(action.id, action.expected)
-        if seen is None or action.id in self.batch.aside:
+        # What is to have a second name first is removed only then (P2).
+        is_ready = action.id not in self.batch.aside and action.id not in self._uncopied
+        if seen is None or not is_ready:
             self.batch.drop(action.expected.place)
             return False
         out = Out(action.id, seen)

@@ -76,7 +76,7 @@ class Batch:
 
     `aside`: entries that are set aside, and where they were. `copied`: inodes of files that
     were given the name of a conflict copy, and its place. `is_few`: files are synced one by one.
-    `done`: entries that something was done to.
+    `done`: entries that something was done to. `torn`: those that local lost with a directory.
     """
 
     ground: Ground
@@ -93,6 +93,7 @@ class Batch:
     """Something may be in our directory that nobody is responsible for yet."""
     needs_sync_all: bool = False
     touched: set[EntryId] = field(default_factory=set)
+    torn: set[EntryId] = field(default_factory=set)
     _run: list[Done] = field(default_factory=list)
     _handles: dict[EntryId, Directory] = field(default_factory=dict)
     _opened: set[EntryId] = field(default_factory=set)
@@ -163,8 +164,11 @@ class Batch:
 
     def is_free_for(self, id: EntryId, place: Place) -> bool:
         """Tell whether no other entry of local has a place, also while `id` itself has it."""
+        return self._is_free_but(frozenset({id}), place)
+
+    def _is_free_but(self, ids: frozenset[EntryId], place: Place) -> bool:
         return not any(
-            other != id
+            other not in ids
             and (seen := self.session.local(other)) is not None
             and seen.state.place == place
             for other in self.session.at_place(place)
@@ -224,8 +228,8 @@ class Batch:
             self.looks[Mark(parent, name)] = None
 
     def look_into(self, directory: EntryId) -> None:
-        """Note a directory to look at as such."""
-        self.looks[Mark(directory, None)] = None
+        """Note a directory to look at with all its names."""
+        self.looks[Mark(directory, None, is_written=True)] = None
 
     def fresh_fingerprint(self, status: Status, born_ns: int) -> Fingerprint:
         """Return the fingerprint of what was placed just now.
@@ -272,6 +276,7 @@ class Batch:
                 self.displaced.append(done.displaced)
         for done in reversed(taken_back):
             self._take_back(done)
+        self._forget_torn(undone)
         self._run.clear()
         self._handles.clear()
         self._opened.clear()
@@ -281,12 +286,13 @@ class Batch:
         found = set()
         with Walker(self.ground.root) as fresh:
             for id in sorted(ids):
+                handle = self._handles.get(id)
                 try:
                     inode = self._walk(fresh, id).status().inode
+                    is_it = handle is None or handle.status().inode == inode
                 except OSError:
                     continue
-                handle = self._handles.get(id)
-                if handle is None or handle.status().inode == inode:
+                if is_it:
                     found.add(id)
         return found
 
@@ -298,20 +304,50 @@ class Batch:
         except OSError:
             # Whoever moved the directory out has also changed what is in it: it is his now.
             self.displaced.extend([] if done.displaced is None else [done.displaced])
+        together = frozenset(before.id for before in done.before)
         for before in done.before:
-            self._restore(before)
+            self._restore(before, together)
 
-    def _restore(self, before: Before) -> None:
+    def _restore(self, before: Before, together: frozenset[EntryId]) -> None:
         """Know an entry as it was; where another one has its place now, as gone.
 
-        Its base is what it was, too: so it is not taken for a user's delete of what is new there.
+        Those that are restored `together` have changed places, and change them back. Its base is
+        what it was, too: so it is not taken for a user's delete of what is new there.
         """
         local = before.local
         is_in_tree = local is not None and before.id not in self.aside
-        if local is not None and is_in_tree and not self.is_free_for(before.id, local.state.place):
+        if local is not None and is_in_tree and not self._is_free_but(together, local.state.place):
             local = self.session.local(before.id) if local.state.is_directory else None
         self.session.set_local(before.id, local)
         self.session.set_base(before.id, before.base)
+
+    def _forget_torn(self, ids: set[EntryId]) -> None:
+        """Know as gone what is in no tree any more, because not all of it could be taken back.
+
+        Its base is what it was; what is there of it all the same is found anew.
+        """
+        torn = [id for id in sorted(ids) if not self._is_in_tree(id)]
+        for id in torn:
+            if self.session.local(id) is not None:
+                self.session.set_local(id, None)
+            if self.session.held_of(id) is not None:
+                self.session.set_held(id, None)
+            for name in self.session.obstacles_in(id):
+                self.session.set_obstacle((id, name), None)
+            inside = (child for child, _ in self.session.children(id))
+            torn.extend(child for child in inside if child not in self.aside)
+        self.torn.update(torn)
+
+    def _is_in_tree(self, id: EntryId) -> bool:
+        """Tell whether an entry has a path, or is below one that is aside and will have one."""
+        passed: set[EntryId] = set()
+        while id != ROOT_ID and id not in self.aside:
+            seen = self.session.local(id)
+            if seen is None or id in passed:
+                return False
+            passed.add(id)
+            id = seen.state.parent
+        return True
 
     def sync(self) -> None:
         """Make all names durable that the batch changed; raise OSError."""

@@ -65,21 +65,27 @@ class Lingering:
         for thing in self._things:
             try:
                 kept.extend(self._settle(thing, marks))
-            except FileNotFoundError:
-                # Somebody emptied our directory: there is nothing to let go of any more.
-                continue
             except OSError:
                 # E5: what cannot be looked at may hold a user's content; it is tried again.
-                kept.append(thing)
+                if self._may_be_there(thing):
+                    kept.append(thing)
         self._things = kept
         return tuple(marks)
 
+    def _may_be_there(self, thing: Displaced) -> bool:
+        """Tell whether there is something to let go of: somebody may have emptied our directory."""
+        try:
+            return self._displaced.look(thing.name) is not None
+        except OSError:
+            return True
+
     def _adopt(self) -> None:
         """Be responsible for what an earlier run or a failed rescue left; it is judged anew."""
-        self._is_adopted = True
         known = {thing.name for thing in self._things}
         now_s = self._clock.monotonic_s()
-        for name, status in sorted(self._displaced.list()):
+        found = sorted(self._displaced.list())
+        self._is_adopted = True
+        for name, status in found:
             label = parse_label(name)
             if label is not None and name not in known:
                 thing = Displaced(name, label, (), 0, status, now_s, is_judged=False)

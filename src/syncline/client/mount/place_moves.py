@@ -37,7 +37,11 @@ def shift(batch: Batch, id: EntryId, seen: Seen, place: Place) -> Seen | None:
         batch.drop(origin)
         return None
     source.move(name, target, place[1])
-    now = target.look(place[1])
+    try:
+        now = target.look(place[1])
+    except OSError:
+        target.move(place[1], source, name)
+        raise
     is_ours = now is not None and now.inode == status.inode
     if not is_ours and not is_aside:
         _return(batch, target, place, source, name)
@@ -118,7 +122,12 @@ def exchange(batch: Batch, action: Exchange) -> bool:
         return False
     source.exchange(place[1], target, other_place[1])
     undo = partial(source.exchange, place[1], target, other_place[1])
-    now, other_now = target.look(other_place[1]), source.look(place[1])
+    try:
+        now, other_now = target.look(other_place[1]), source.look(place[1])
+    except OSError:
+        # Not recorded, it would look like two edits of a user.
+        undo()
+        raise
     is_done = (
         now is not None
         and other_now is not None
@@ -148,12 +157,14 @@ def set_aside(batch: Batch, action: SetAside) -> bool:
         return False
     aside, name = batch.ground.own.aside, aside_file(id)
     directory.move(place[1], aside, name)
+    # Known at once, so that it gets back whatever fails.
+    batch.aside[id] = place
     now = aside.look(name)
     if now is None or now.inode != status.inode:
         aside.move(name, directory, place[1])
+        del batch.aside[id]
         batch.drop(place)
         return False
-    batch.aside[id] = place
     undo = partial(_undo_aside, batch, id, directory, place[1])
     batch.finish(Done(batch.before(id), (place[0],), undo))
     return True

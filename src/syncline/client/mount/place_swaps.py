@@ -72,15 +72,20 @@ def swap(
         own.displaced.move(name, own.staging, staged.name)
         raise
     stager.took(staged)
-    if _came_another_kind(own.displaced, name, out.seen.state.kind):
+    try:
+        is_another = _came_another_kind(own.displaced, name, out.seen.state.kind)
+        placed = batch.placed(directory, place[1], staged, wanted)
+    except OSError:
+        # What is not recorded would look like a user's, and nobody would let go of what came out.
+        _swap_back(batch, directory, label, name)
+        raise
+    if is_another:
         return _swap_back(batch, directory, label, name)
     before = batch.before(out.id, id)
     if out.id != id:
         batch.record(out.id, None)
-    batch.record(id, batch.placed(directory, place[1], staged, wanted))
-    thing = _judged(batch, directory, name, label, out.seen)
-    if thing is None:
-        rescue(batch, directory, name, label)
+    batch.record(id, placed)
+    thing, _ = _kept(batch, directory, name, label, out.seen)
     undo = partial(_undo_swap, batch, directory, place[1], name, staged)
     batch.finish(Done(before, (place[0],), undo, thing))
     return True
@@ -119,14 +124,13 @@ def _swap_back(
     """Give a user back what he put there in the last instant; False, as nothing was done."""
     own, place = batch.ground.own, label.place
     batch.drop(place)
+    # He may have saved over what was placed, or have it open: its name tells what it should be.
+    batch.has_left = True
     try:
         own.displaced.exchange(name, directory, place[1])
     except FileNotFoundError:
         # He took away what was placed: his thing gets its name back.
         rescue(batch, directory, name, replace(label, wanted=None))
-        return False
-    # He may have saved over what was placed, or have it open: its name tells what it should be.
-    batch.has_left = True
     return False
 
 
@@ -153,9 +157,8 @@ def remove(batch: Batch, out: Out) -> bool:
     label = Label(out.id, digest_of_state(out.id, state), None, state.place)
     name = free_displaced_name(displaced, label)
     directory.move(state.name, displaced, name)
-    thing = _judged(batch, directory, name, label, out.seen)
-    if thing is None:
-        rescue(batch, directory, name, label)
+    thing, is_expected = _kept(batch, directory, name, label, out.seen)
+    if not is_expected:
         return False
     before = batch.before(out.id)
     batch.record(out.id, None)
@@ -167,33 +170,47 @@ def remove(batch: Batch, out: Out) -> bool:
 # -- what came out -------------------------------------------------------------
 
 
+def _kept(
+    batch: Batch, directory: Directory, name: bytes, label: Label, seen: Seen
+) -> tuple[Displaced | None, bool]:
+    """Return what to keep until it may go, and whether that is what local said; rescue it if not.
+
+    What cannot be looked at just now is left: who lets go of it judges it by its name.
+    """
+    try:
+        thing = _judged(batch, directory, name, label, seen)
+    except OSError:
+        # E5: it may be a user's.
+        batch.has_left = True
+        return None, True
+    if thing is None:
+        rescue(batch, directory, name, label)
+    return thing, thing is not None
+
+
 def _judged(
     batch: Batch, directory: Directory, name: bytes, label: Label, seen: Seen
 ) -> Displaced | None:
-    """Return what to keep until it may go; None where it is not what local said."""
+    """Return what to keep until it may go; None where it is not what local said; raise OSError."""
     displaced = batch.ground.own.displaced
-    try:
-        status = displaced.look(name)
-        if status is None:
-            return None
-        thing = Displaced(
-            name,
-            label,
-            batch.parts(label.place[0]),
-            directory.status().inode,
-            status,
-            batch.ground.clock.monotonic_s(),
-            copy=batch.copied.get(status.inode),
-        )
-        if is_copied(thing, status):
-            return thing
-        if status.kind is FileKind.FILE:
-            return _judged_file(displaced, thing, seen)
-        is_expected = digest_at(displaced, name, status.kind, label.id) == label.expected
-        return replace(thing, is_idle=True) if is_expected else None
-    except OSError:
-        # E5: what cannot be looked at may be a user's.
+    status = displaced.look(name)
+    if status is None:
         return None
+    thing = Displaced(
+        name,
+        label,
+        batch.parts(label.place[0]),
+        directory.status().inode,
+        status,
+        batch.ground.clock.monotonic_s(),
+        copy=batch.copied.get(status.inode),
+    )
+    if is_copied(thing, status):
+        return thing
+    if status.kind is FileKind.FILE:
+        return _judged_file(displaced, thing, seen)
+    is_expected = digest_at(displaced, name, status.kind, label.id) == label.expected
+    return replace(thing, is_idle=True) if is_expected else None
 
 
 def _judged_file(displaced: Directory, thing: Displaced, seen: Seen) -> Displaced | None:

@@ -212,7 +212,7 @@ def _judge(batch: Batch, name: bytes, status: Status) -> None:
         _rescue_unknown(batch, name, digest)
         return
     if label.wanted is not None and digest != label.wanted:
-        _learn_swap(batch.session, label)
+        _learn_swap(batch, label)
     if digest in (label.expected, label.wanted):
         return
     if _has_other_name(batch, status.inode):
@@ -221,10 +221,23 @@ def _judge(batch: Batch, name: bytes, status: Status) -> None:
         _rescue(batch, name, replace(label, place=full_place(batch.session, label)))
 
 
-def _learn_swap(session: MountSession, label: Label) -> None:
-    """Know that an entry had the content that was to be placed, whatever it has by now (R2)."""
-    intent, base = session.intents().get(label.id), session.base(label.id)
+def _learn_swap(batch: Batch, label: Label) -> None:
+    """Know that an entry had the content that was to be placed, whatever it has by now (R2).
+
+    A late writer keeps things here longer than a batch: where the file is still the one that local
+    knows, the swap is an earlier one.
+    """
+    session = batch.session
+    intent, base, seen = (
+        session.intents().get(label.id),
+        session.base(label.id),
+        session.local(label.id),
+    )
     if intent is None or base is None or digest_of_state(label.id, intent) != label.wanted:
+        return
+    if intent.substance == base.substance or (
+        seen is not None and _is_at(batch, seen, seen.state.place)
+    ):
         return
     session.set_base(label.id, replace(intent, mode=base.mode).at(base.place))
 

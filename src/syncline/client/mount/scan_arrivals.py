@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from syncline.client.mount.read import (
     GRAIN_S,
@@ -11,7 +11,7 @@ from syncline.client.mount.read import (
 )
 from syncline.client.mount.scan_gone import free
 from syncline.client.mount.scan_memory import MOVED_S, NEW_S, SOON_S, UNREAD_S, Listing, Look
-from syncline.client.mount.scan_moves import KINDS, Mover, Origin, find_mover, has_loop
+from syncline.client.mount.scan_moves import KINDS, Origin, Step, find_mover, has_loop
 from syncline.client.mount.scan_pass import Pass
 from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.entries import LINK_MODE, MODE_MASK, Kind
@@ -45,7 +45,7 @@ def arrived(run: Pass, look: Look, place: Place, status: Status, *, is_last: boo
         else:
             run.memory.deferred[place] = look
         return
-    moved(run, look, mover, place, status)
+    take_arrival(run, arrival(run, look, Step(mover, place, status)))
 
 
 def is_there_twice(run: Pass, look: Look, place: Place, status: Status) -> None:
@@ -63,9 +63,22 @@ def is_there_twice(run: Pass, look: Look, place: Place, status: Status) -> None:
     run.wait(look.mark, UNREAD_S)
 
 
-def moved(run: Pass, look: Look, mover: Mover, place: Place, status: Status) -> None:
-    """Record that an entry is in another place; raise OSError before anything is recorded."""
-    old = mover.seen.state.place
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A known entry that is in another place, and what to record of it.
+
+    `is_read`: its content is to be read again.
+    """
+
+    look: Look
+    step: Step
+    seen: Seen
+    is_read: bool
+
+
+def arrival(run: Pass, look: Look, step: Step) -> Arrival:
+    """Look at what is to be recorded of an entry in its new place; raise OSError."""
+    mover, place, status = step.mover, step.place, step.status
     state = mover.seen.state.at(place)
     is_young = run.is_young(status)
     now = fingerprint_of(status, mover.born_ns, is_provisional=is_young)
@@ -88,9 +101,16 @@ def moved(run: Pass, look: Look, mover: Mover, place: Place, status: Status) -> 
             now = replace(known, is_provisional=True) if is_read else now
             if not is_read:
                 state = replace(state, mode=status.mode & MODE_MASK)
+    return Arrival(look, step, Seen(state, now), is_read)
+
+
+def take_arrival(run: Pass, found: Arrival) -> None:
+    """Record that an entry is in another place."""
+    look, mover, place, status = found.look, found.step.mover, found.step.place, found.step.status
+    old, state = mover.seen.state.place, found.seen.state
     run.obstruct(place, None)
     was_ignored = run.release(mover.id)
-    run.session.set_local(mover.id, Seen(state, now))
+    run.session.set_local(mover.id, found.seen)
     run.memory.settle(old)
     run.memory.settle(place)
     run.memory.vanished.pop(mover.id, None)
@@ -103,9 +123,9 @@ def moved(run: Pass, look: Look, mover: Mover, place: Place, status: Status) -> 
         run.walker.forget(mover.id)
         is_deep = was_ignored or mover.id not in run.memory.listed
         run.memory.listings.append(Listing(mover.id, is_deep, look.quiet_s))
-    elif is_read:
+    elif found.is_read:
         run.read(mover.id, place, status, is_new=False)
-    elif now.is_provisional:
+    elif found.seen.fingerprint is not None and found.seen.fingerprint.is_provisional:
         run.wait(Mark(*place), GRAIN_S)
 
 
