@@ -442,6 +442,35 @@ def test_forgetting_the_server_keeps_what_local_is(state: MountState) -> None:
         assert empty == observed(model, [A, B, D], [Name(b"a")], [op(1)], [1, 7])
 
 
+def test_a_session_tells_whether_it_changed_what_a_plan_follows_from(state: MountState) -> None:
+    place = (ROOT_ID, Name(b"socket"))
+
+    def change(session: MountSession) -> None:
+        know(session, file("a"))
+        session.set_held(A, Held(is_ignored=True))
+        session.set_obstacle(place, Obstacle(ObstacleReason.SPECIAL))
+
+    changes: list[Callable[[MountSession], None]] = [
+        lambda session: session.set_local(A, seen(file("a"), inode=8)),
+        lambda session: session.set_held(A, None),
+        lambda session: session.set_obstacle(place, None),
+        lambda session: session.set_base(A, None),
+        lambda session: session.forget_server(),
+    ]
+    for make in (change, *changes):
+        with state.session() as session:
+            assert not session.has_changed
+            make(session)
+            assert session.has_changed
+        if make is change:
+            with state.session() as session:
+                change(session)
+                session.set_facts(ALL_FACTS)
+                session.note_sent(op(1), {A: None})
+                session.note_intent(A, None)
+                assert not session.has_changed
+
+
 # -- exceptions and notes ------------------------------------------------------
 
 

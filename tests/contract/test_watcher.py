@@ -293,6 +293,7 @@ class TestDirectories:
         assert not noticed.is_root_gone
         watched.user.write(b"d/file", b"")
         assert await watched.places() == set()
+        assert not watched.watcher.is_watched(DIRECTORY)
         watched.watcher.forget(DIRECTORY)
         watched.watch(b"d", DIRECTORY)
         watched.user.write(b"d/file", b"x")
@@ -323,11 +324,13 @@ class TestIds:
 
     async def test_what_is_forgotten_is_told_no_more(self, watched: Watched) -> None:
         watched.watch(b"d", DIRECTORY)
+        assert watched.watcher.is_watched(DIRECTORY)
         watched.watcher.forget(DIRECTORY)
         watched.watcher.forget(DIRECTORY)
         watched.watcher.forget(OTHER)
         watched.user.write(b"d/file", b"")
         assert await watched.places() == set()
+        assert not watched.watcher.is_watched(DIRECTORY)
         watched.watch(b"d", OTHER)
         watched.user.write(b"d/file", b"")
         assert await watched.places() == {(OTHER, b"file")}

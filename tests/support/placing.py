@@ -101,6 +101,9 @@ class NoWatcher:
 
     def add_sentinels(self, directory: object) -> None: ...
 
+    def is_watched(self, id: EntryId) -> bool:
+        return False
+
     def forget(self, id: EntryId) -> None: ...
 
     def relabel(self, old: EntryId, new: EntryId) -> None: ...

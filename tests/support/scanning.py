@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from syncline.adapters.fastcdc import FastCdcChunker
 from syncline.adapters.memory_mount_state import MemoryMountState
 from syncline.client.mount.marks import Marks
+from syncline.client.mount.mounted_file import Way
 from syncline.client.mount.read import ReadResult, read
 from syncline.client.mount.scan import DEFAULT_BUDGET, Budget, Looked, Reading, Scanner, Waiting
 from syncline.core.entries import MODE_MASK, Kind
@@ -119,7 +120,8 @@ class Scanned:
                 looked = self.scanner.look(session, ())
 
     def read(self, reading: Reading) -> ReadResult:
-        return read(self.root, reading, FastCdcChunker(), self.clock)
+        with Way(self.root) as way:
+            return read(way, reading, FastCdcChunker(), self.clock)
 
     def wait(self, waiting: Sequence[Waiting]) -> None:
         self.marks.wait(waiting, self.now_s())

@@ -190,8 +190,8 @@ class Player(ClientMachine):
         self.state = SceneState(MountFacts(self.replica, None, None))
         self.way = Way()
 
-    async def _connect(self) -> LockingLink:
-        return WayLink(await super()._connect(), self.way)
+    async def connect(self) -> LockingLink:
+        return WayLink(await super().connect(), self.way)
 
     @property
     def mount(self) -> MountSupervisor:

@@ -107,6 +107,11 @@ class InotifyWatcher:
         with self._lock:
             self._sentinel_watches.add(self._add_watch(directory, _APPEARED | _WAY))
 
+    def is_watched(self, id: EntryId) -> bool:
+        """Tell whether a directory is watched under this id."""
+        with self._lock:
+            return id in self._watches
+
     def forget(self, id: EntryId) -> None:
         """Stop watching; what was noticed before is still told."""
         with self._lock:

@@ -53,6 +53,7 @@ class MemoryMountSession(RecordTrees):
         tables = self._open
         if record == tables.records.by_id.get(id):
             return
+        self.has_changed = True
         tables.records.keep(id, record)
         if record is None:
             tables.set_held(id, None)
@@ -136,6 +137,7 @@ class MemoryMountSession(RecordTrees):
 
     def set_held(self, id: EntryId, held: Held | None) -> None:
         """Know why an entry must stay as it is in the mount; None: nothing holds it."""
+        self.has_changed |= self.held_of(id) != held
         self._open.set_held(id, held)
 
     def held(self) -> Mapping[EntryId, Held]:
@@ -152,6 +154,7 @@ class MemoryMountSession(RecordTrees):
 
     def set_obstacle(self, place: Place, obstacle: Obstacle | None) -> None:
         """Know what takes a place and is no entry; None: nothing does."""
+        self.has_changed |= self.obstacle(place) != obstacle
         self._open.set_obstacle(place, obstacle)
 
     def obstacle(self, place: Place) -> Obstacle | None:

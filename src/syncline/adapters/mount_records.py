@@ -63,6 +63,8 @@ def live_state(remote: Entry | None) -> State | None:
 class RecordTrees(ABC):
     """The calls on the trees that need no index, for a session of either adapter."""
 
+    has_changed = False
+
     @abstractmethod
     def _record(self, id: EntryId) -> Record | None:
         """Return what is known of an entry."""

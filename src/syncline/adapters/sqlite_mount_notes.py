@@ -26,6 +26,7 @@ class MountNotes:
     """The calls of `ports.mount_state.Exceptions` and of `Notes`."""
 
     _db: Transaction
+    has_changed: bool
     _may_hold: bool | None = None
     _may_obstruct: bool | None = None
     """Whether anything may be held, or be an obstacle; None before that was asked.
@@ -37,9 +38,11 @@ class MountNotes:
 
     def set_held(self, id: EntryId, held: Held | None) -> None:
         """Know why an entry must stay as it is in the mount; None: nothing holds it."""
+        if self.held_of(id) == held:
+            return
+        self.has_changed = True
         if held is None:
-            if self._is_any_held():
-                self._db.do(sql.DROP_HELD, id)
+            self._db.do(sql.DROP_HELD, id)
         else:
             self._may_hold = True
             self._db.do(sql.PUT_HELD, id, int(held.is_ignored), text_column(held.detail))
@@ -64,9 +67,11 @@ class MountNotes:
 
     def set_obstacle(self, place: Place, obstacle: Obstacle | None) -> None:
         """Know what takes a place and is no entry; None: nothing does."""
+        if self.obstacle(place) == obstacle:
+            return
+        self.has_changed = True
         if obstacle is None:
-            if self._is_any_obstacle():
-                self._db.do(sql.DROP_OBSTACLE, *place)
+            self._db.do(sql.DROP_OBSTACLE, *place)
         else:
             self._may_obstruct = True
             detail = text_column(obstacle.detail)

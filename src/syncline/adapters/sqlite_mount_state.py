@@ -125,6 +125,13 @@ class SqliteMountState:
             self._transaction = None
             transaction.end()
 
+    def rest(self) -> None:
+        """Hold nothing in memory that the file has as well; between sessions alone."""
+        assert self._transaction is None, "a session is open"
+        self._known.clear()
+        if self._connection is not None:
+            self._connection.execute("PRAGMA shrink_memory").close()
+
     def close(self) -> None:
         """Let go of files; a session that is open is rolled back."""
         connection, self._connection = self._connection, None

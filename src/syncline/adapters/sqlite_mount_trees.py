@@ -95,6 +95,7 @@ class MountTrees(RecordTrees):
         old = self._record(id)
         if old == record:
             return
+        self.has_changed = True
         self._base_count += _has_base(record) - _has_base(old)
         self._dirty_count += _is_dirty(record) - _is_dirty(old)
         self._unwritten.setdefault(id, old)
@@ -241,6 +242,7 @@ class MountTrees(RecordTrees):
 
     def forget_all(self) -> None:
         """Forget all but the facts."""
+        self.has_changed = True
         self._forget_unwritten()
         self._known.clear()
         for statement in sql.FORGET_ALL:
@@ -249,6 +251,7 @@ class MountTrees(RecordTrees):
 
     def forget_server(self) -> None:
         """Forget base and remote, and what was sent; what local is stays."""
+        self.has_changed = True
         self.write()
         self._known.clear()
         for statement in sql.FORGET_SERVER:

@@ -130,6 +130,13 @@ class Trees(Protocol):
 
     def dirty_count(self) -> int: ...
 
+    @property
+    def has_changed(self) -> bool:
+        """Tell whether this session changed anything that a plan follows from.
+
+        That is the three trees, who is held, and the obstacles; not the facts and the notes.
+        """
+
     def base_count(self) -> int:
         """Return how many entries base has."""
 

@@ -22,7 +22,8 @@ from syncline.ports.files import Directory
 class Mark:
     """A place that may have changed: a name in a directory, or the directory as such (None).
 
-    `is_written`: a writer closed it, so its content is read again whatever its fingerprint says.
+    `is_written`: a writer closed it, so its content is read again whatever its fingerprint says; of
+    a directory as such: its names are looked at, which no watcher tells for itself.
     `is_open`: it was written to and not closed yet.
     """
 
@@ -54,6 +55,9 @@ class Watcher(Protocol):
 
     def add_sentinels(self, directory: Directory) -> None:
         """Watch the directory in which a new name means: all that came before has been told."""
+
+    def is_watched(self, id: EntryId) -> bool:
+        """Tell whether a directory is watched under this id."""
 
     def forget(self, id: EntryId) -> None:
         """Stop watching; nothing happens where it is not watched."""

@@ -55,6 +55,9 @@ class Watches:
 
     def add_sentinels(self, directory: Directory) -> None: ...
 
+    def is_watched(self, id: EntryId) -> bool:
+        return False
+
     def forget(self, id: EntryId) -> None: ...
 
     def relabel(self, old: EntryId, new: EntryId) -> None:

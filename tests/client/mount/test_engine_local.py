@@ -34,6 +34,24 @@ BEGUN_BYTES = 64 * 2**20
 # -- full and broken disks -----------------------------------------------------------
 
 
+@simulated
+async def test_an_edit_back_to_what_was_placed_once_is_an_edit(scene: Scene) -> None:
+    """Also where the record of that placing failed, and the process dies long after it."""
+    ann, bob = scene.add("ann"), scene.add("bob")
+    ann.user.write(b"file", b"old")
+    await scene.rest(ann, bob)
+    ann.disk.fail(errno.EIO, operation="sync")
+    bob.user.write(b"file", b"placed")
+    await scene.rest(ann, bob)
+    ann.user.write(b"file", b"other")
+    await scene.rest(ann, bob)
+    await ann.bury(power_loss=False)
+    ann.user.write(b"file", b"placed")
+    ann.start(scene.group)
+    await scene.rest(ann, bob)
+    assert ann.contents() == bob.contents() == {b"file": b"placed"}
+
+
 @pytest.mark.parametrize("content", [b"newer", LARGE], ids=["small", "large"])
 def test_a_full_disk_of_the_state_is_waited_out(content: bytes) -> None:
     async def play(scene: Scene) -> None:
@@ -109,6 +127,25 @@ async def test_a_wait_looks_at_what_has_no_watch(scene: Scene) -> None:
             assert session.base_count() == 2
             assert session.dirty_count() == 0
         assert ann.way.proposals[-1].inline == {digest_of(b"%d" % number): b"%d" % number}
+
+
+@simulated
+async def test_a_directory_that_comes_back_is_watched_again(scene: Scene) -> None:
+    ann, bob, cleo = (scene.add(name) for name in ("ann", "bob", "cleo"))
+    ann.user.mkdir(b"d")
+    await scene.rest(ann, bob, cleo)
+    cleo.network.is_up = False
+    await scene.until(lambda: cleo.status.connection_error is not None, "it is away")
+    ann.user.rmdir(b"d")
+    await scene.rest(ann, bob)
+    assert not bob.user.exists(b"d")
+    # It lives on because of that, as the same entry.
+    cleo.user.write(b"d/x", b"x")
+    cleo.network.is_up = True
+    await scene.until(lambda: b"d/x" in bob.contents(), "it came back")
+    await scene.rest(ann, bob, cleo)
+    bob.user.write(b"d/y", b"y")
+    await scene.until(lambda: b"d/y" in ann.contents(), "the new file is seen", within_s=10.0)
 
 
 @simulated

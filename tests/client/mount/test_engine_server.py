@@ -177,6 +177,36 @@ async def test_a_restored_backup_is_not_believed_after_a_mismatch(scene: Scene) 
 
 
 @simulated
+async def test_nothing_is_sent_to_a_server_that_may_have_another_history(scene: Scene) -> None:
+    ann, bob = scene.add("ann"), scene.add("bob")
+    for player, name in ((ann, b"one"), (bob, b"two"), (bob, b"three")):
+        player.user.write(name, name)
+        await scene.rest(ann, bob)
+    ann.network.is_up = bob.network.is_up = False
+    await scene.restore_backup()
+    bob.network.is_up = True
+    await scene.until(lambda: bob.status.halt is not None, "the cut history halts")
+    halt = bob.status.halt
+    assert halt is not None
+    await bob.mount.resume(halt)
+    await scene.rest(bob)
+    # The same entries, some of them at the same revisions, in another and shorter history.
+    kept = bob.contents()
+    for name in (b"one", b"two", b"three"):
+        ann.user.unlink(name)
+    ann.way.proposals.clear()
+
+    async def late(event: WatchEvent) -> WatchEvent:
+        await asyncio.sleep(2.0)
+        return event
+
+    ann.way.event = late
+    ann.network.is_up = True
+    await scene.until(lambda: ann.status.halt is not None, "the cut history halts")
+    assert (ann.way.proposals, bob.contents()) == ([], kept)
+
+
+@simulated
 async def test_an_edit_that_waits_for_the_feed_is_not_in_sync(scene: Scene) -> None:
     ann = scene.add("ann")
     ann.user.write(b"one", b"1")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from syncline.client.mount.marks import OPEN_LOOK_S, Marks
+from syncline.client.mount.marks import BURST, OPEN_LOOK_S, Marks
 from syncline.client.mount.scan import Look, Waiting
+from syncline.client.mount.scan_memory import MARGIN_S, NEW_S
 from syncline.core.identity import ROOT_ID
 from syncline.core.names import Name
 from syncline.ports.watcher import Mark
@@ -44,6 +45,37 @@ def test_who_closes_is_looked_at_at_once() -> None:
     marks = marked(OPEN)
     marks.add([WRITTEN], 10.25)
     assert marks.take(10.25) == [Look(WRITTEN, 0.0)]
+
+
+# -- a burst ---------------------------------------------------------------------------
+
+
+def burst(at_s: float = 10.0) -> Marks:
+    """Return marks of which so many came at once that the next ones wait."""
+    return marked(*(Mark(ROOT_ID, b"%d" % number) for number in range(BURST)), at_s=at_s)
+
+
+def test_in_a_burst_a_place_is_looked_at_when_a_new_name_would_be_quiet() -> None:
+    marks = burst()
+    marks.add([WRITTEN], 10.0)
+    assert SEEN.name not in {look.mark.name for look in marks.take(10.0)}
+    [look] = marks.take(10.0 + NEW_S + MARGIN_S)
+    assert (look.mark, look.quiet_s >= NEW_S) == (WRITTEN, True)
+
+
+def test_in_a_burst_who_is_written_to_again_and_again_is_not_put_off() -> None:
+    marks = burst()
+    for step in range(10):
+        marks.add([WRITTEN], 10.0 + NEW_S * step / 10)
+    looks = marks.take(10.0 + NEW_S + MARGIN_S)
+    assert [look.mark for look in looks if look.mark.name == SEEN.name] == [WRITTEN]
+
+
+def test_after_a_burst_a_place_is_due_at_once_again() -> None:
+    marks = burst()
+    marks.take(10.0)
+    marks.add([WRITTEN], 11.0)
+    assert marks.take(11.0) == [Look(WRITTEN, 0.0)]
 
 
 # -- a look at everything --------------------------------------------------------------

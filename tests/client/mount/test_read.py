@@ -10,7 +10,7 @@ import pytest
 
 from syncline.adapters.fastcdc import FastCdcChunker
 from syncline.client.assembling import SMALL_BYTES_MAX
-from syncline.client.mount.mounted_file import Above, MountedFile
+from syncline.client.mount.mounted_file import Above, MountedFile, Way
 from syncline.client.mount.read import (
     CHANGING_LOOK_S,
     Busy,
@@ -51,7 +51,8 @@ class Reader:
         self.disk.clock_ns += round(seconds * 1e9)
 
     def read(self) -> ReadResult:
-        return read(self.root, self.reading, FastCdcChunker(), DiskClock(self.disk))
+        with Way(self.root) as way:
+            return read(way, self.reading, FastCdcChunker(), DiskClock(self.disk))
 
     def once(self, operation: str, act: Callable[[], None]) -> None:
         """Act right before the engine does something for the first time."""
@@ -148,6 +149,42 @@ class TestWriters:
         assert isinstance(reader.read(), Busy)
         assert reader.disk.counts["file.read"] == tried[0], "nothing was read after he came"
         reader.user.write(b"d/f", b"new", keeps_bytes=True)
+
+    def test_a_large_file_that_is_written_to_is_not_read_to_its_end(self, reader: Reader) -> None:
+        reader.user.write(b"d/f", LARGE)
+        writer = reader.user.open_writer(b"d/f")
+        reader.settle()
+        wrote_at = []
+
+        def write() -> None:
+            writer.write(b"new")
+            wrote_at.append(reader.disk.counts["file.read"])
+
+        reader.once("file.read", write)
+        result = reader.read()
+        assert isinstance(result, Busy)
+        assert result.glimpse is None
+        assert reader.disk.counts["file.read"] == wrote_at[0], "it was read on"
+        writer.close()
+
+    @pytest.mark.parametrize("is_second", [False, True])
+    def test_who_closes_a_file_while_it_is_read_lets_it_be_read_again_at_once(
+        self, reader: Reader, is_second: bool
+    ) -> None:
+        writer = reader.user.open_writer(b"d/f")
+        if is_second:
+            writer.write(b"first")
+            first = reader.read()
+            assert isinstance(first, Busy)
+            reader.reading = replace(reader.reading, earlier=first.glimpse)
+        writer.write(b" and second")
+        reader.settle()
+        reader.once("file.read", writer.close)
+        result = reader.read()
+        assert isinstance(result, Busy)
+        assert result.in_s == 0.0
+        assert reader.disk.open_handles == 1
+        assert isinstance(reader.read(), Read)
 
     @pytest.mark.parametrize("has_leases", [True, False])
     @pytest.mark.parametrize("operation", ["file.hold", "file.read", "file.status", "file.born_ns"])

@@ -12,6 +12,7 @@ from syncline.core.names import Name
 from syncline.ports.mount_state import Held, ObstacleReason
 from syncline.ports.watcher import Mark
 from tests.support.scanning import World, make_world
+from tests.support.simulation.disk import Operation
 from tests.support.trees import id_of
 
 
@@ -373,6 +374,47 @@ class TestBudget:
             looked = scanned.scanner.look(session, [Look(Mark(ROOT_ID, b"d00x"))])
         assert [reading.path.name for reading in looked.readings] == [b"d00x"]
         assert looked.is_cut
+
+
+class TestListing:
+    """What a look at a directory costs: its names are not looked at for its own sake."""
+
+    @pytest.fixture
+    def listings(self, world: World) -> list[bytes]:
+        world.user.mkdir(b"d")
+        world.user.write(b"d/f", b"1")
+        recorded(world)
+        found: list[bytes] = []
+
+        def note(operation: Operation) -> None:
+            if operation.name == "list":
+                found.append(operation.path)
+
+        world.disk.before = note
+        return found
+
+    def test_new_times_and_modes_of_a_directory(self, world: World, listings: list[bytes]) -> None:
+        world.user.utime(b"d", 5)
+        world.scanned.rest()
+        assert listings == []
+        world.user.chmod(b"d", 0o711)
+        world.scanned.rest()
+        assert listings == [b"m/d"], "who could not be read before may be now"
+        assert world.scanned.local()[b"d"][1].state.mode == 0o711
+
+    def test_a_directory_that_is_marked_to_be_listed(
+        self, world: World, listings: list[bytes]
+    ) -> None:
+        world.user.write(b"d/g", b"2")
+        world.scanned.watcher.take()
+        world.pass_time(1)
+        world.scanned.mark(world.scanned.id(b"d"), None)
+        world.scanned.rest()
+        assert b"d/g" not in paths(world)
+        world.scanned.mark(world.scanned.id(b"d"), None, is_written=True)
+        world.scanned.rest()
+        assert listings == [b"m/d"]
+        world.check()
 
 
 class TestRecording:

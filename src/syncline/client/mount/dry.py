@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 from syncline.client.mount import remote
 from syncline.client.mount.halting import cut_halt, denied_halt, volume_halt
+from syncline.client.mount.mounted_file import Way
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.portions import needed
 from syncline.client.mount.problems import exceptions_shown, plan_problems
@@ -143,7 +144,8 @@ def _scan(
     scanner = Scanner(root, parts.watcher, parts.ids, parts.clock)
     looked = scanner.look_everywhere(session)
     while looked.readings or looked.is_cut:
-        results = [read(root, each, parts.chunker, parts.clock) for each in looked.readings]
+        with Way(root) as way:
+            results = [read(way, each, parts.chunker, parts.clock) for each in looked.readings]
         scanner.record(session, results)
         looked = scanner.look(session, ())
     return scanner.bad_rules

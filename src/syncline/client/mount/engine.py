@@ -153,6 +153,8 @@ class Engine:
         self._sender: Sender | None = None
         self._fetcher: Fetcher | None = None
         self._caught_up = Revision(0)
+        self._is_history_known = False
+        """The server of this connection goes on from the cursor, or gave a whole table."""
 
     def wake(self) -> None:
         """Let the control task look at what came."""
@@ -216,10 +218,16 @@ class Engine:
         """Return when a plan that is due may be made: at once when nothing is under way."""
         if not self._needs_plan or not self._may_plan():
             return None
-        if self.sending.is_small_free:
+        if self.sending.is_small_free and not self._is_feed_awaited():
             return loop_s()
-        # What was sent is planned anew when it is answered; only news are worth a plan before.
+        # What was sent is planned anew when the feed told of it; only news are worth a plan before.
         return self._patient_until_s() if self._has_news else None
+
+    def _is_feed_awaited(self) -> bool:
+        """Tell whether the feed has not told yet of what was sent, or of all up to the hello."""
+        cursor = self.phases.facts.cursor
+        is_behind = cursor is None or cursor.revision < max(self.sending.awaited, self._caught_up)
+        return is_behind and self.follower.link is not None
 
     def _patient_until_s(self) -> float:
         return self._planned_s + REPLAN_SHARE * self._plan_took_s
@@ -290,6 +298,8 @@ class Engine:
                 else:
                     self._check_reset(event)
                     self._keep_inline(event)
+                    self._needs_plan |= not self._is_history_known
+                    self._is_history_known = True
                     told.append(event)
             if told and not self._is_history_cut():
                 heard = await self._thread(self.phases.hear, told)
@@ -355,6 +365,8 @@ class Engine:
             event.link, self.contents, self.phases.root.own, self.lanes.reads, self.parts.chunker
         )
         self._caught_up = event.facts.head.revision
+        # Another history may have the same entries at the same revisions.
+        self._is_history_known = False
         self.sending.follow(self._caught_up)
         self.receiving.connected()
         self.patience.forgive_all()
@@ -395,7 +407,10 @@ class Engine:
         self.looking.marks.add(self.sending.take_looks(), now_s, is_own=True)
         await self.waits.notice(noticed, now_s)
         if await self.looking.observe(noticed, now_s, self._group):
-            self._note_news()
+            self._needs_plan = self.sending.is_replan_wanted = True
+            # What is new here can only be sent, and waits for the lane, unless both sides changed.
+            planned = self.planned
+            self._has_news |= planned is None or planned.pending_down > 0
 
     def _note_news(self) -> None:
         """Plan soon, also while something is being sent."""
@@ -409,13 +424,12 @@ class Engine:
         return self.looking.is_scanned and self.halt is None and facts.cursor is not None
 
     def _may_send(self) -> bool:
-        cursor = self.phases.facts.cursor
         return (
             self.follower.link is not None
+            and self._is_history_known
             and self.sending.is_small_free
             and self.sending.pause_until_s is None
-            and cursor is not None
-            and cursor.revision >= max(self.sending.awaited, self._caught_up)
+            and not self._is_feed_awaited()
         )
 
     async def _plan_and_act(self) -> None:

@@ -103,7 +103,7 @@ class Looking:
         return self._ended_s + every_s
 
     async def observe(self, noticed: Noticed, now_s: float, group: asyncio.TaskGroup) -> bool:
-        """Look at what was marked, and take in what was read; tell whether there may be news.
+        """Look at what was marked, and take in what was read; tell whether there are news.
 
         `now_s` is when it was noticed. Raises Halted where the root is wrong, and what the state
         raises.
@@ -131,8 +131,7 @@ class Looking:
             # Nobody who waits is told that all is well of a root that is not there any more (B1).
             if is_work or self._is_root_due or noticed.sentinels:
                 self._is_root_due = False
-                await self._look(looks, group)
-                is_any |= is_work
+                is_any |= await self._look(looks, group)
         if not self.is_scanned and not self.is_scanning:
             for relabel in await self._thread.run(self._phases.finish_first_scan):
                 self.marks.relabel(relabel.local_id, relabel.id)
@@ -140,7 +139,8 @@ class Looking:
             logger.info("scanned seconds=%.1f", loop_s() - self._started_s)
         return is_any
 
-    async def _look(self, looks: Sequence[Look], group: asyncio.TaskGroup) -> None:
+    async def _look(self, looks: Sequence[Look], group: asyncio.TaskGroup) -> bool:
+        """Look, and begin to read what is to be read; tell whether anything was recorded."""
         is_everywhere = self._is_scan_due and not self._is_scan_cut
         if is_everywhere:
             self._is_scan_due = False
@@ -163,6 +163,7 @@ class Looking:
                 self._read_since_s = loop_s() - max((look.quiet_s for look in looks), default=0.0)
             self._reading += len(some)
             group.create_task(self._read(some), name="read")
+        return observed.has_changed
 
     async def _read(self, readings: Sequence[Reading]) -> None:
         try:

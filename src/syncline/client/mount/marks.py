@@ -2,7 +2,9 @@
 
 M1  A place has one mark; what comes meanwhile is merged into it.
 M2  A place is due at once, except while somebody only writes to it: then a moment later, once.
-M3  Too many marks are no marks: a look everywhere takes their place.
+M3  In a burst a place is due when a new name would be quiet; what comes meanwhile does not put it
+    off.
+M4  Too many marks are no marks: a look everywhere takes their place.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from syncline.client.mount.scan import Look, Waiting
-from syncline.client.mount.scan_memory import UNREAD_S
+from syncline.client.mount.scan_memory import MARGIN_S, NEW_S, UNREAD_S
 from syncline.core.identity import EntryId
 from syncline.ports.watcher import Mark
 
@@ -19,6 +21,10 @@ OPEN_LOOK_S = 1.0
 """A file that is written to and not closed, as a log is, is looked at no more often than this."""
 
 MARKS_MAX = 50_000
+
+BURST = 64
+"""While so many places wait, no other is looked at before a new name would be quiet: else each new
+file of many is looked at twice."""
 
 
 @dataclass(slots=True)
@@ -47,7 +53,8 @@ class Marks:
         """
         for mark in marks:
             key = (mark.directory, mark.name)
-            due_s = now_s + OPEN_LOOK_S if mark.is_open and not mark.is_written else now_s
+            soon_s = now_s if len(self._pending) < BURST else now_s + NEW_S + MARGIN_S
+            due_s = now_s + OPEN_LOOK_S if mark.is_open and not mark.is_written else soon_s
             pending = self._pending.get(key)
             if pending is None:
                 if len(self._pending) >= MARKS_MAX:
@@ -60,7 +67,7 @@ class Marks:
                 continue
             pending.is_told = False
             pending.last_s = now_s
-            pending.due_s = min(pending.due_s, due_s) if mark.is_open else due_s
+            pending.due_s = min(pending.due_s, due_s)
 
     def wait(
         self,

@@ -19,7 +19,7 @@ from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount import confirming, remote
 from syncline.client.mount.batching import Batch, batches, is_large
 from syncline.client.mount.locks import MountLocks, held_problems
-from syncline.client.mount.mounted_file import MountedFile, mounted_file
+from syncline.client.mount.mounted_file import MountedFile, Way, mounted_file
 from syncline.client.mount.parts import Parts
 from syncline.client.mount.place import Applier, Placed
 from syncline.client.mount.portions import large_of, possible, ready, sliced
@@ -105,13 +105,17 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a look came to. `is_cut`: there is more to look at; `is_healed` as in Looked."""
+    """What a look came to. `is_cut`: there is more to look at; `is_healed` as in Looked.
+
+    `has_changed`: something was recorded that a plan follows from.
+    """
 
     readings: tuple[Reading, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     reads: tuple[Read, ...] = ()
     is_cut: bool = False
     is_healed: bool = False
+    has_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,8 @@ class Phases:
         self._reason = ResetReason.NEWCOMER
         self._is_stopping = False
         self._shrinking = Shrinking()
+        self._has_intents = False
+        """Some are noted, which a placing that failed or was given up does not forget."""
         self.exceptions: tuple[MountProblem, ...] = ()
         self._has_sentinels = self._watch_sentinels()
         self.facts = self.read_facts()
@@ -261,28 +267,24 @@ class Phases:
             reads: tuple[Read, ...] = ()
             if 0 < len(readings) <= READ_AT_ONCE_MAX:
                 small = [each for each in readings if each.size <= SMALL_BYTES_MAX]
-                results = [self.read(each) for each in small]
+                results = self.read_all(small)
                 readings = tuple(each for each in readings if each.size > SMALL_BYTES_MAX)
                 waiting += self.scanner.record(session, results)
                 reads = reads_of(results)
             # Between the two checks everything may have vanished with the root (B1).
             self._check_root(session)
             self.exceptions = self._exceptions(session)
-        return Observed(readings, waiting, reads, looked.is_cut, looked.is_healed)
-
-    def read(self, reading: Reading) -> ReadResult:
-        """Read one file; for any thread."""
-        return read(
-            self.root.directory,
-            reading,
-            self.parts.chunker,
-            self.parts.clock,
-            lambda: self._is_stopping,
-        )
+            has_changed = session.has_changed
+        return Observed(readings, waiting, reads, looked.is_cut, looked.is_healed, has_changed)
 
     def read_all(self, readings: Sequence[Reading]) -> list[ReadResult]:
         """Read some files; for any thread."""
-        return [self.read(reading) for reading in readings]
+        with Way(self.root.directory) as way:
+            return [self._read(way, reading) for reading in readings]
+
+    def _read(self, way: Way, reading: Reading) -> ReadResult:
+        parts = self.parts
+        return read(way, reading, parts.chunker, parts.clock, lambda: self._is_stopping)
 
     def record(self, results: Sequence[ReadResult]) -> tuple[Waiting, ...]:
         """Take in what was read."""
@@ -324,9 +326,10 @@ class Phases:
             busy = busy | held.keys()
             actions = list(possible(plan.placing, busy))
             slices = tuple(sliced(actions))
-            if slices:
+            if slices or self._has_intents:
+                # Of an old batch they would tell something else by the next start.
                 session.forget_intents()
-                confirming.note_intents(session, slices[0])
+                confirming.note_intents(session, slices[0] if slices else ())
             units = list(ready(session, plan.sending, busy)) if may_send else []
             pending_up = sum(unit.changes[0].id not in held for unit in plan.sending)
             all_batches = batches(units)
@@ -353,6 +356,7 @@ class Phases:
                 sum(held.keys().isdisjoint(ids_of(action)) for action in plan.placing),
             )
             facts = session.facts()
+        self._has_intents = bool(slices)
         self.facts = facts
         return planned
 
@@ -450,8 +454,11 @@ class Phases:
         """Place one slice; the intents of the following one are noted with it."""
         with self.parts.state.session() as session:
             placed = self.applier.place(session, actions, contents)
+            for id in placed.gone:
+                self.scanner.forget(id)
             session.forget_intents()
             confirming.note_intents(session, following)
+        self._has_intents = bool(following)
         return placed
 
     def sync_all(self) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from syncline.client.assembling import SMALL_BYTES_MAX
-from syncline.client.mount.mounted_file import MountedFile
+from syncline.client.mount.mounted_file import MountedFile, Way
 from syncline.client.reading import SECOND_LOOK_S
 from syncline.core.entries import MTIME_NS_MAX, MTIME_NS_MIN
 from syncline.core.fingerprints import GRAIN_NS, Fingerprint
@@ -35,7 +35,7 @@ from syncline.core.trees import Place
 from syncline.errors import TooLarge
 from syncline.ports.chunker import Chunked, Chunker
 from syncline.ports.clock import Clock
-from syncline.ports.files import Directory, File, Status, Writers
+from syncline.ports.files import File, Status, Writers
 
 STEP_BYTES = 1024 * 1024
 """How much of a large file is read between two looks at the lease: a writer waits that long."""
@@ -144,18 +144,18 @@ class _Disturbed(Exception):
 
 
 def read(
-    root: Directory,
+    way: Way,
     reading: Reading,
     chunker: Chunker,
     clock: Clock,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> ReadResult:
-    """Read a file by its way from the root (R2); blocks, for any thread.
+    """Read a file by its way from the root (R2); blocks.
 
     Where `is_stopping` says so it ends early, as if the file were changing.
     """
     try:
-        file = reading.file.open(root)
+        file = way.open(reading.file)
     except OSError as error:
         return _refused(reading, error)
     try:
@@ -193,7 +193,7 @@ def _read(
             return Busy(reading, (GRAIN_NS - age_ns) / 1e9)
         is_guarded = writers is Writers.NONE
         if is_large:
-            stream = _Stream(file, is_stopping, is_guarded=is_guarded)
+            stream = _Stream(file, before, is_stopping, is_guarded=is_guarded)
             held, chunked = None, chunker.chunk(stream.read)
         else:
             held = _read_small(file, before.size)
@@ -205,22 +205,34 @@ def _read(
     if writers is Writers.SOME:
         busy = _compare(reading, before, chunked.content, began_s, clock)
         if busy is not None:
-            return busy
+            # Who closed it while it was read was noticed before this: nobody tells of it again.
+            return Busy(reading, 0.0) if _is_free(file) else busy
     fingerprint = fingerprint_of(before, born_ns, is_provisional=is_young)
     return Read(reading, chunked, before, fingerprint, held)
 
 
 def _check_still(file: File, before: Status, size: int, *, is_guarded: bool) -> None:
     """Raise _Disturbed unless what was read is what was there all the time (R1)."""
-    after = file.status()
-    is_same = (before.size, before.mode, before.mtime_ns, before.ctime_ns) == (
+    is_same = _is_same(before, file.status())
+    if size != before.size or not is_same or (is_guarded and not file.is_held()):
+        raise _Disturbed
+
+
+def _is_same(before: Status, after: Status) -> bool:
+    return (before.size, before.mode, before.mtime_ns, before.ctime_ns) == (
         after.size,
         after.mode,
         after.mtime_ns,
         after.ctime_ns,
     )
-    if size != before.size or not is_same or (is_guarded and not file.is_held()):
-        raise _Disturbed
+
+
+def _is_free(file: File) -> bool:
+    """Tell whether nobody has a file open for writing now."""
+    try:
+        return file.hold() is Writers.NONE
+    finally:
+        file.release()
 
 
 def _compare(
@@ -242,20 +254,31 @@ def _compare(
 
 
 class _Stream:
-    """Reads a large file from its start, and stops when a writer waits for it."""
+    """Reads a large file from its start, and stops when a writer waits for it, or writes.
 
-    def __init__(self, file: File, is_stopping: Callable[[], bool], *, is_guarded: bool) -> None:
+    What is being copied into the mount would else be read to an end that counts for nothing, while
+    it is quiet and could be read for good.
+    """
+
+    def __init__(
+        self, file: File, before: Status, is_stopping: Callable[[], bool], *, is_guarded: bool
+    ) -> None:
         self._file = file
+        self._before = before
         self._is_stopping = is_stopping
         self._is_guarded = is_guarded
         self._offset = 0
 
     def read(self, size: int) -> bytes:
-        if self._is_stopping() or (self._is_guarded and not self._file.is_held()):
+        is_left_alone = self._file.is_held() if self._is_guarded else self._is_as_before()
+        if self._is_stopping() or not is_left_alone:
             raise _Disturbed
         piece = self._file.read(min(size, STEP_BYTES), self._offset)
         self._offset += len(piece)
         return piece
+
+    def _is_as_before(self) -> bool:
+        return _is_same(self._before, self._file.status())
 
 
 def _read_small(file: File, size: int) -> bytes:

@@ -112,6 +112,10 @@ class Scanner:
         """Follow a relabel of the session: readings that are on their way are of `new` then."""
         self._memory.relabel(old, new)
 
+    def forget(self, id: EntryId) -> None:
+        """Know that a directory was taken away by placing: the next with its id is another one."""
+        self._memory.forget_directory(id)
+
     def _run(self, session: MountSession) -> Looked:
         memory = self._memory
         with Walker(self._root) as walker:

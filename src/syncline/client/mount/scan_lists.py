@@ -35,12 +35,13 @@ def list_one(run: Pass, listing: Listing) -> None:
     try:
         handle = run.open(directory)
     except OSError as error:
-        run.cannot_open(Look(Mark(directory, None), listing.quiet_s), error)
+        mark = Mark(directory, None, is_written=True)
+        run.cannot_open(Look(mark, listing.quiet_s), error)
         return
     try:
         names, rules = _list(run, listing, handle)
     except RulesUnsettled:
-        run.wait(Mark(directory, None), SECOND_LOOK_S)
+        run.wait(Mark(directory, None, is_written=True), SECOND_LOOK_S)
         return
     except OSError as error:
         _cannot_list(run, directory, error)
@@ -96,14 +97,14 @@ def _age_of_names(run: Pass, handle: Directory) -> float:
 
 def _cannot_list(run: Pass, directory: EntryId, error: OSError) -> None:
     if error.errno in NOT_THERE:
-        run.wait(Mark(directory, None), VANISHED_S)
+        run.wait(Mark(directory, None, is_written=True), VANISHED_S)
         return
     detail = error.strerror or str(error)
     if directory == ROOT_ID:
         run.memory.root_trouble = detail
     else:
         run.hold(directory, detail)
-    run.wait(Mark(directory, None), UNREAD_S)
+    run.wait(Mark(directory, None, is_written=True), UNREAD_S)
 
 
 def _note_missing(

@@ -12,7 +12,13 @@ from dataclasses import replace
 
 from syncline.client.local import is_staged
 from syncline.client.mount.read import fingerprint_of, mtime_of
-from syncline.client.mount.scan_arrivals import arrived, is_there_twice, look_at_other_names, moved
+from syncline.client.mount.scan_arrivals import (
+    arrival,
+    arrived,
+    is_there_twice,
+    look_at_other_names,
+    take_arrival,
+)
 from syncline.client.mount.scan_gone import displace, is_limbo
 from syncline.client.mount.scan_memory import (
     MARGIN_S,
@@ -82,11 +88,13 @@ def _look_at_directory(run: Pass, look: Look) -> None:
     directory = look.mark.directory
     if not run.is_known(directory):
         return
-    run.memory.listings.append(Listing(directory, False, look.quiet_s))
-    if directory != ROOT_ID:
-        seen = run.session.local(directory)
-        assert seen is not None, "the directory is known"
-        run.memory.looks.append(Look(Mark(seen.state.parent, seen.state.name), look.quiet_s))
+    if look.mark.is_written or directory == ROOT_ID:
+        run.memory.listings.append(Listing(directory, False, look.quiet_s))
+    if directory == ROOT_ID:
+        return
+    seen = run.session.local(directory)
+    assert seen is not None, "the directory is known"
+    run.memory.looks.append(Look(Mark(seen.state.parent, seen.state.name), look.quiet_s))
 
 
 def examine(run: Pass, look: Look, status: Status | None, *, is_last: bool = False) -> None:
@@ -259,6 +267,7 @@ def _same_directory(
 def _still_there(
     run: Pass, look: Look, id: EntryId, seen: Seen, status: Status, born_ns: int
 ) -> None:
+    was_held = run.session.held_of(id) is not None
     was_ignored = run.release(id)
     run.memory.settle(seen.state.place)
     mode = status.mode & MODE_MASK
@@ -269,7 +278,9 @@ def _still_there(
         fingerprint = fingerprint_of(status, born_ns, is_provisional=False)
         run.session.set_local(id, Seen(replace(seen.state, mode=mode), fingerprint))
     is_deep = was_ignored or id not in run.memory.listed or born_ns == 0
-    run.memory.listings.append(Listing(id, is_deep, look.quiet_s))
+    # Else the watcher tells of all that happens in it.
+    if is_deep or was_held or mode != seen.state.mode or not run.watcher.is_watched(id):
+        run.memory.listings.append(Listing(id, is_deep, look.quiet_s))
 
 
 def _adopt(run: Pass, look: Look, id: EntryId, seen: Seen, status: Status, born_ns: int) -> None:
@@ -324,6 +335,7 @@ def _is_ring(run: Pass, look: Look, arriving: Step, occupant: EntryId) -> bool:
         return False
     if any(not step.mover.seen.state.is_directory for step in ring) and look.quiet_s < MOVED_S:
         return False
-    for step in ring:
-        moved(run, Look(Mark(*step.place), look.quiet_s), step.mover, step.place, step.status)
+    found = [arrival(run, Look(Mark(*step.place), look.quiet_s), step) for step in ring]
+    for each in found:
+        take_arrival(run, each)
     return True

@@ -182,7 +182,7 @@ class Pass:
                 self.memory.looks.append(Look(above, look.quiet_s))
             return
         self.hold(failing, error.strerror or str(error))
-        self.wait(Mark(failing, None), UNREAD_S)
+        self.wait(Mark(failing, None, is_written=True), UNREAD_S)
         self.wait(look.mark, UNREAD_S)
 
     def failing(self, directory: EntryId) -> EntryId | None:

@@ -86,7 +86,8 @@ class Recorder:
             self._session.set_obstacle(place, None)
         if fingerprint.is_provisional:
             self._wait(place, GRAIN_S)
-        self._look_at_other_names(id, fingerprint.inode)
+        if status.links > 1:
+            self._look_at_other_names(id, fingerprint.inode)
 
     def _look_at_other_names(self, id: EntryId, inode: int) -> None:
         """Look once more at all names of a file that has several.

@@ -259,12 +259,12 @@ class FileCheck:
 
 def read_fresh(phases: Phases, readings: Sequence[Reading]) -> list[ReadResult]:
     """Read some files from the disk and not from memory, where the system does that; blocks."""
-    results = []
+    results: list[ReadResult] = []
     for reading in readings:
         # Whatever keeps it from being opened is told by the reading itself.
         with suppress(OSError), closing(reading.file.open(phases.root.directory)) as file:
             file.forget_cached()
-        results.append(phases.read(reading))
+        results += phases.read_all([reading])
     return results
 
 
