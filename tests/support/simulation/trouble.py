@@ -45,6 +45,8 @@ class Trouble:
         self._random = scene.random
         self._races = races
         self._brakes = brakes
+        self.has_lull = False
+        """Nothing new happens: what is tried twice a minute must have luck some time."""
         # Who acts alone waits for rest in between, and takes far longer.
         self._every_s = 1.0 if brakes.is_allowed else 15.0
 
@@ -75,7 +77,7 @@ class Trouble:
                 await self._brakes.act()
         while not self._scene.is_over:
             await asyncio.sleep(self._random.expovariate(1 / self._every_s))
-            if not self._scene.is_over:
+            if not (self._scene.is_over or self.has_lull):
                 [act] = self._random.choices([a for a, _ in acts], [w for _, w in acts])
                 await act()
 

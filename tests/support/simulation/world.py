@@ -367,9 +367,11 @@ class World:
         # A status cannot know of an edit of this very instant.
         await asyncio.sleep(max(map(_settle_s, self.machines)))
         while not self._is_at_rest():
+            self.trouble.has_lull = self.loop.time() > until_s - REST_S / 2
             if self.loop.time() > until_s:
                 raise AssertionError(f"no rest after {REST_S:g} s: {self._differences()}")
             await asyncio.sleep(0.5)
+        self.trouble.has_lull = False
 
     def _is_at_rest(self) -> bool:
         for machine in self.machines:
