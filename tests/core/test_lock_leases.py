@@ -104,6 +104,25 @@ def test_after_a_restart_there_is_what_was_left_and_a_grace(leases: Leases) -> N
     assert over(leases, 1035.0) == [1, 2] and over(leases, 1040.0) == [3]
 
 
+def test_the_grace_of_a_restart_is_not_kept_over_the_next_one(leases: Leases) -> None:
+    leases.begin(lock(1, ttl_s=20.0), 0.0)
+    now_s = 0.0
+    for _ in range(10):
+        now_s += 5.0
+        times = leases.times(Token(1), now_s)
+        assert times is not None and times.kept_s == max(0.0, 20.0 - now_s)
+        leases = Leases()
+        leases.resume(lock(1, ttl_s=20.0), times.since_s, times.kept_s, 30.0, now_s)
+    assert over(leases, 79.9) == [] and over(leases, 80.0) == [1]  # V4
+
+
+def test_a_life_that_is_asked_for_after_a_restart_is_kept(leases: Leases) -> None:
+    leases.resume(lock(1), 3.0, 5.0, 30.0, 0.0)
+    leases.renew(Token(1), 1.0, ttl_s=50.0)
+    times = leases.times(Token(1), 1.0)
+    assert times is not None and times.kept_s == 50.0
+
+
 def test_time_in_which_the_server_stood_still_is_given_back(leases: Leases) -> None:
     leases.begin(lock(1), 0.0)
     leases.delay(100.0)  # V2

@@ -213,6 +213,21 @@ async def test_a_restart_keeps_locks_tokens_and_what_was_left(
     backend.close()
 
 
+async def test_restarts_in_a_row_do_not_add_up_to_a_lock_that_never_ends(
+    tmp_path: Path, ids: SeededIds
+) -> None:
+    for count in range(4):
+        backend = Backend.on_disk(tmp_path)
+        async with served(backend) as volume:
+            link = DirectLink(volume)
+            if not count:
+                await planted(link, ids)
+                await locked(link, ANN, "x", ttl_s=20.0)
+            [found] = [each async for each in link.locks(path(""))]
+            assert found.ends_s <= 20.0 + (Limits().user_lock_grace_s if count else 0.0)
+        backend.close()
+
+
 async def test_a_server_that_goes_on_from_older_data_gives_no_token_again(
     tmp_path: Path, ids: SeededIds
 ) -> None:

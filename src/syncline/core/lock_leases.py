@@ -6,6 +6,8 @@ its lease was not renewed for `lease_s` (0: it needs no renewal), or `ttl_s` aft
 V1  What is over is told once, and cannot be renewed any more.
 V2  Time in which the server itself did not run is nobody's: `delay` gives it back.
 V3  Nobody is told of more time than was given: sums of floats may come back as more than went in.
+V4  The grace of a restart is not kept over the next one: else a server that is restarted again and
+    again would make a lock longer each time, and it would never end.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from syncline.core.user_locks import SessionKey, UserLock
 
 @dataclass(slots=True)
 class _Lease:
-    """`renewal_s` and `life_s` are what was given last, of which no more can be left (V3)."""
+    """`renewal_s` and `life_s` are what was given last, of which no more can be left (V3).
+
+    `grace_s` is how much of the life is the grace of a restart (V4).
+    """
 
     held: HeldToken
     session: SessionKey
@@ -29,6 +34,7 @@ class _Lease:
     renewed_until_s: float
     life_s: float
     over_s: float
+    grace_s: float
 
     @property
     def ends_s(self) -> float:
@@ -39,12 +45,14 @@ class _Lease:
 class LeaseTimes:
     """A lock's times as of now, in seconds: held for how long, and over when in how many.
 
-    `expires_s`: unless it is renewed; `ends_s`: in any case.
+    `expires_s`: unless it is renewed; `ends_s`: in any case. `kept_s`: what is left of its life
+    after a restart, before the grace of that one (V4).
     """
 
     since_s: float
     expires_s: float
     ends_s: float
+    kept_s: float
 
 
 @dataclass(slots=True)
@@ -58,17 +66,23 @@ class Leases:
         """Start the lease of a grant; of a lock that is there, take over what it says now."""
         known = self._leases.get(lock.token)
         since_s = now_s if known is None else known.since_s
-        self._put(lock, since_s, lock.lease_s or lock.ttl_s, lock.ttl_s, now_s)
+        self._put(lock, since_s, lock.lease_s or lock.ttl_s, lock.ttl_s, 0.0, now_s)
 
     def resume(
         self, lock: UserLock, held_s: float, left_s: float, grace_s: float, now_s: float
     ) -> None:
         """Go on after a restart: what was left, and `grace_s` for the holder to come back."""
         lease_s = min(lock.lease_s, left_s) if lock.lease_s else left_s
-        self._put(lock, now_s - held_s, lease_s + grace_s, left_s + grace_s, now_s)
+        self._put(lock, now_s - held_s, lease_s + grace_s, left_s + grace_s, grace_s, now_s)
 
     def _put(
-        self, lock: UserLock, since_s: float, renewal_s: float, life_s: float, now_s: float
+        self,
+        lock: UserLock,
+        since_s: float,
+        renewal_s: float,
+        life_s: float,
+        grace_s: float,
+        now_s: float,
     ) -> None:
         key = lock.owner.key
         self._leases[lock.token] = _Lease(
@@ -80,6 +94,7 @@ class Leases:
             now_s + renewal_s,
             life_s,
             now_s + life_s,
+            grace_s,
         )
         self._sessions.setdefault(key, set()).add(lock.token)
 
@@ -89,7 +104,7 @@ class Leases:
         if lease is None:
             return False
         if ttl_s:
-            lease.life_s, lease.over_s = ttl_s, now_s + ttl_s
+            lease.life_s, lease.over_s, lease.grace_s = ttl_s, now_s + ttl_s, 0.0
         renewal_s = lease.lease_s or lease.over_s - now_s
         if now_s + renewal_s > lease.renewed_until_s:
             lease.renewal_s, lease.renewed_until_s = renewal_s, now_s + renewal_s
@@ -133,7 +148,8 @@ class Leases:
             return None
         ends_s = min(max(0.0, lease.over_s - now_s), lease.life_s)
         renewed_s = min(max(0.0, lease.renewed_until_s - now_s), lease.renewal_s)
-        return LeaseTimes(max(0.0, now_s - lease.since_s), min(renewed_s, ends_s), ends_s)
+        kept_s = max(0.0, ends_s - lease.grace_s)
+        return LeaseTimes(max(0.0, now_s - lease.since_s), min(renewed_s, ends_s), ends_s, kept_s)
 
     def left(self, tokens: Iterable[Token], now_s: float) -> dict[Token, LeaseTimes]:
         """Return the times of those locks that are not over."""

@@ -155,7 +155,7 @@ class LockBook:
         for lock in self.book.locks.values():
             left = times.get(lock.token)
             if left is not None:
-                session.put_lock(StoredLock(lock, left.since_s, left.ends_s))
+                session.put_lock(StoredLock(lock, left.since_s, left.kept_s))
 
     def _take(self, session: WriteSession, turn: Turn) -> Step:
         """Write what a turn changed, and make its book the one of now."""
@@ -266,7 +266,7 @@ class LockTimes:
         """Return a lock's times; zeros when it is over."""
         with self._guard:
             times = self._leases.times(token, self._clock.monotonic_s())
-        return times or LeaseTimes(0.0, 0.0, 0.0)
+        return times or LeaseTimes(0.0, 0.0, 0.0, 0.0)
 
     def all(self, tokens: Iterable[Token]) -> dict[Token, LeaseTimes]:
         """Return the times of those locks that are not over."""
