@@ -11,7 +11,6 @@ from syncline.core.identity import Digest
 from syncline.errors import ProtocolBroken, SynclineError
 from syncline.ports.executor import Executor
 from syncline.ports.link import Link
-from syncline.tasks import raise_if_cancelled
 
 DIGESTS_MAX = 1024
 """Chunks asked for in one FETCH."""
@@ -56,10 +55,12 @@ async def stream(
         ready: Ready = asyncio.Queue(1)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_write(executor, sink, ready))
+                writer = group.create_task(_write(executor, sink, ready))
                 broken = await _receive(link, wanted, ready, arrived)
+                # Not left to the group: one that fails at its end leaves this task marked as
+                # cancelled, which nobody did.
+                await asyncio.wait((writer,))
         except ExceptionGroup as errors:
-            raise_if_cancelled()
             # Only the writer raises, and only one thing.
             raise errors.exceptions[0] from errors
         if broken is not None:

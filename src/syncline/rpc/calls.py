@@ -27,7 +27,6 @@ from syncline.errors import (
 )
 from syncline.rpc.error_table import from_rpc_error
 from syncline.rpc.methods import Method, encode
-from syncline.tasks import raise_if_cancelled
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
@@ -250,14 +249,12 @@ def _decoded(response: Response | None) -> Response:
 def only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the one error that a group of tasks ended with.
 
-    A bug of ours, which has no type of ours, is never hidden by an error that has. Raises
-    CancelledError where that is what the caller has to end with (R3).
+    A bug of ours, which has no type of ours, is never hidden by an error that has.
     """
     leaves = list(_leaves(group))
     for leaf in leaves:
         if not isinstance(leaf, SynclineError):
             return leaf
-    raise_if_cancelled()
     return leaves[0]
 
 

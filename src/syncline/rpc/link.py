@@ -64,6 +64,7 @@ from syncline.rpc.methods import (
     WATCH,
 )
 from syncline.rpc.store_call import StoreCall
+from syncline.tasks import raise_if_cancelled
 
 _HASH_INLINE_BYTES_MAX = CHUNK_BYTES_MAX
 """Up to here a digest (6 GB/s) costs less than the way to a thread and back."""
@@ -176,6 +177,7 @@ class GrpcLink:
                         yield event
                 report.cancel()
         except BaseExceptionGroup as errors:
+            raise_if_cancelled()
             failures.append(only_error(errors))
         if failures:
             raise failures[0]

@@ -24,7 +24,6 @@ from syncline.errors import Corrupt, Invalid
 from syncline.ports.chunks import Location
 from syncline.server.damage import mark_damaged
 from syncline.server.volume import ServedVolume
-from syncline.tasks import raise_if_cancelled
 
 PAGE_REFS_MAX = 4096
 """References looked up and asked for at once: 128 KiB of digests in one message."""
@@ -208,7 +207,6 @@ class Receiver:
                 await batches.put(())
                 await taking
         except ExceptionGroup as errors:
-            raise_if_cancelled()
             # One of the two failed, and the other was cancelled for it.
             raise errors.exceptions[0] from errors
 

@@ -46,7 +46,6 @@ from syncline.ports.mount_control import (
     WaitEnd,
     WaitResult,
 )
-from syncline.tasks import raise_if_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +101,6 @@ class MountSupervisor:
                 try:
                     await self._run_engine(root)
                 except* RootLost as lost:
-                    raise_if_cancelled()
                     self._pull(_first(lost).halt)
         finally:
             self._is_stopping = True
