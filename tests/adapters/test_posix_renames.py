@@ -176,6 +176,17 @@ class TestSteps:
         assert aside.encode().startswith(EXCHANGE_PREFIX)
         assert content == "old"
 
+    def test_who_takes_the_first_name_before_the_last_step_keeps_it_as_well(
+        self, stepping: PosixDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "first").write_text("one")
+        (tmp_path / "second").write_text("two")
+        after_first(monkeypatch, "unlink", lambda: (tmp_path / "first").write_text("user's"))
+        with fails(errno.EEXIST):
+            stepping.exchange(b"first", stepping, b"second")
+        assert (tmp_path / "first").read_text() == "user's"
+        assert sorted(tree(tmp_path).values()) == ["one", "two", "user's"]
+
     def test_a_step_that_fails_is_undone(
         self, stepping: PosixDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

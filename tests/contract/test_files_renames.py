@@ -28,6 +28,22 @@ def root(mount: MountBench) -> Iterator[Directory]:
 
 
 class TestMoving:
+    @pytest.mark.parametrize("there", ALL)
+    @pytest.mark.parametrize("name", ALL)
+    def test_nothing_is_replaced_where_writers_are_kept(
+        self, mount: MountBench, root: Directory, name: bytes, there: bytes
+    ) -> None:
+        fill(mount)
+        before = mount.user.tree()
+        with refuses(errno.EEXIST):
+            root.move(name, root, there, keeps_writers=True)
+        with refuses(errno.ENOENT):
+            root.move(b"nothing", root, there, keeps_writers=True)
+        assert mount.user.tree() == before
+        seen = inode(root, name)
+        root.move(name, root, b"new", keeps_writers=True)
+        assert (inode(root, b"new"), root.look(name)) == (seen, None)
+
     @pytest.mark.parametrize("name", ALL)
     def test_each_kind_moves_as_it_is(
         self, mount: MountBench, root: Directory, name: bytes

@@ -13,6 +13,7 @@ import pytest
 from syncline.core.identity import ROOT_ID, EntryId
 from syncline.ports.files import Directory
 from syncline.ports.watcher import Mark, Noticed, Watcher
+from tests.support import mount_adapters
 from tests.support.mount_adapters import ROOT, Hands, MountBench, PosixBench, SimulatedBench
 
 BENCHES: dict[str, Callable[[Path], MountBench]] = {
@@ -200,6 +201,37 @@ class TestMarks:
             writer.write(b"y")
             assert (await watched.mark(ROOT_ID, b"new")).is_open
         assert (await watched.mark(ROOT_ID, b"new")).is_written
+
+    @pytest.mark.parametrize("kind", sorted(mount_adapters.BENCHES))
+    async def test_a_writer_is_told_of_after_a_swap_and_a_rescue(
+        self, tmp_path: Path, kind: str
+    ) -> None:
+        with closing(Watched(mount_adapters.BENCHES[kind](tmp_path))) as watched:
+            watched.user.write(SENTINELS + b"/placed", b"new")
+            own = watched.enter(SENTINELS)
+            with closing(watched.user.open_writer(b"d/file")) as writer:
+                directory = watched.watch(b"d", DIRECTORY)
+                own.exchange(b"placed", directory, b"file")
+                own.move(b"placed", directory, b"rescued", keeps_writers=True)
+                await watched.told()
+                writer.write(b"late")
+                assert (await watched.mark(DIRECTORY, b"rescued")).is_open
+            assert (await watched.mark(DIRECTORY, b"rescued")).is_written
+
+    @pytest.mark.parametrize("kind", sorted(mount_adapters.BENCHES))
+    async def test_a_writer_is_told_of_after_a_removal_and_a_rescue(
+        self, tmp_path: Path, kind: str
+    ) -> None:
+        with closing(Watched(mount_adapters.BENCHES[kind](tmp_path))) as watched:
+            own = watched.enter(SENTINELS)
+            with closing(watched.user.open_writer(b"d/file")) as writer:
+                directory = watched.watch(b"d", DIRECTORY)
+                directory.move(b"file", own, b"removed", keeps_writers=True)
+                own.move(b"removed", directory, b"file", keeps_writers=True)
+                await watched.told()
+                writer.write(b"late")
+                assert (await watched.mark(DIRECTORY, b"file")).is_open
+            assert (await watched.mark(DIRECTORY, b"file")).is_written
 
     async def test_a_name_that_is_replaced_is_open_no_more(self, watched: Watched) -> None:
         with closing(watched.user.open_writer(b"file")) as writer:

@@ -276,11 +276,14 @@ class PosixDirectory:
         )
         self._change(link, other)
 
-    def move(self, name: bytes, to: Directory, to_name: bytes) -> None:
+    def move(
+        self, name: bytes, to: Directory, to_name: bytes, *, keeps_writers: bool = False
+    ) -> None:
         """Rename without replacing anything; raise EEXIST."""
         other = _ours(to)
         source, target = self._spot(name), other._spot(to_name)
-        self._change(partial(self._renames.move, source, target), other, [source])
+        move = partial(self._renames.move, source, target, keeps_writers=keeps_writers)
+        self._change(move, other, [source])
 
     def exchange(self, name: bytes, to: Directory, to_name: bytes) -> None:
         """Let two things change names; raise ENOENT where one is missing."""

@@ -40,9 +40,13 @@ class Renames:
 
     has_flags: bool = True
 
-    def move(self, source: Spot, target: Spot) -> None:
-        """Rename, or raise EEXIST."""
-        if not (self.has_flags and _is_done(source, target, RENAME_NOREPLACE)):
+    def move(self, source: Spot, target: Spot, *, keeps_writers: bool = False) -> None:
+        """Rename, or raise EEXIST; `keeps_writers` as in the port."""
+        if self.has_flags and _is_done(source, target, RENAME_NOREPLACE):
+            return
+        if keeps_writers:
+            _move_looking(source, target)
+        else:
             _move_in_steps(source, target)
 
     def exchange(self, first: Spot, second: Spot) -> None:
@@ -63,7 +67,11 @@ def _is_done(source: Spot, target: Spot, flags: int) -> bool:
 
 
 def _move_in_steps(source: Spot, target: Spot) -> None:
-    """Rename without the flag: a hard link refuses a taken name as well."""
+    """Rename without the flag: a hard link refuses a taken name as well.
+
+    It is a new name, and the one by which a writer opened the file is removed: no watch tells of
+    what he writes from then on, and only a scan of everything finds it.
+    """
     seen = source.look()
     if stat.S_ISDIR(seen.st_mode):
         _move_looking(source, target)
@@ -89,11 +97,13 @@ def _move_in_steps(source: Spot, target: Spot) -> None:
 
 
 def _move_looking(source: Spot, target: Spot) -> None:
-    """Rename where neither the flag nor hard links can be had."""
+    """Rename without the flag and without a hard link: watches tell of writers as before."""
+    source.look()
     if _is_there(target):
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
     # RACE: what takes the target's name here is lost: a file, or only an empty directory where the
-    # source is a directory.
+    # source is a directory. Where other machines write as well, "here" is as long as this one
+    # remembers that the name was free.
     os.rename(source.name, target.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
 
 
@@ -109,7 +119,7 @@ def _exchange_in_steps(first: Spot, second: Spot) -> None:
     """Exchange by three renames; the second name is the one that is back soonest.
 
     The alternative, a hard link to what is displaced and one rename over it, never leaves the name
-    empty, but loses what a user puts there between the two; this loses nothing.
+    empty, but loses what a user puts there between the two; this loses nothing there.
 
     RACE: until the second step nothing is at the second name. A crash there leaves its content
     under `EXCHANGE_PREFIX` beside the first name, and the next start puts it back; so does a user
@@ -126,7 +136,12 @@ def _exchange_in_steps(first: Spot, second: Spot) -> None:
         undo.callback(_move_in_steps, aside, second)
         _move_in_steps(first, second)
         undo.callback(_move_in_steps, second, first)
-        _move_in_steps(aside, first)
+        # Not by a hard link: a writer may have this one open, above all one whose late save the
+        # next look brings back into the mount. For a swap of content the first name is in the
+        # client's own directory, where nobody else takes it.
+        # RACE: of two entries that change places, what takes the first name here is lost. That is
+        # one system call; a writer's open file would be silent until the next scan of everything.
+        _move_looking(aside, first)
         # A power loss later on must not bring the name aside back, with what was let go by then.
         os.fsync(first.fd)
         undo.pop_all()

@@ -151,8 +151,15 @@ class Directory(Protocol):
     def link(self, name: bytes, to: Directory, to_name: bytes) -> None:
         """Give a file (or a link) a second name; raise EEXIST."""
 
-    def move(self, name: bytes, to: Directory, to_name: bytes) -> None:
-        """Rename without replacing anything; raise EEXIST."""
+    def move(
+        self, name: bytes, to: Directory, to_name: bytes, *, keeps_writers: bool = False
+    ) -> None:
+        """Rename without replacing anything; raise EEXIST.
+
+        `keeps_writers`: what is written through a descriptor from before is told by the watches of
+        `to`. Only for names that nobody else takes: without a move in one step, what takes the
+        name in that instant is replaced.
+        """
 
     def exchange(self, name: bytes, to: Directory, to_name: bytes) -> None:
         """Let two things change names, in one step where that can be; raise ENOENT, EEXIST."""

@@ -181,7 +181,9 @@ class SimulatedDirectory(Directory):
         directory = self._begin("link", name)
         self._disk.link(directory, name, _inode(to), to_name, Actor.ENGINE)
 
-    def move(self, name: bytes, to: Directory, to_name: bytes) -> None:
+    def move(
+        self, name: bytes, to: Directory, to_name: bytes, *, keeps_writers: bool = False
+    ) -> None:
         directory = self._begin("move", name)
         self._disk.rename(directory, name, _inode(to), to_name, Rename.KEEP, Actor.ENGINE)
 
@@ -203,7 +205,9 @@ class SimulatedDirectory(Directory):
             undo.callback(self._move_in_steps, aside, to, to_name)
             self._move_in_steps(name, to, to_name)
             undo.callback(to._move_in_steps, to_name, self, name)
-            self._move_in_steps(aside, self, name)
+            # By a rename: its writer is told of by the name that he opened.
+            directory = self._begin("exchange.move", aside)
+            self._disk.rename(directory, aside, directory, name, Rename.KEEP, Actor.ENGINE)
             self._begin("exchange.sync")
             self._disk.journal.sync_directory(self.inode.serial)
             undo.pop_all()

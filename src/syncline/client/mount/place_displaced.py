@@ -57,9 +57,10 @@ class Displaced:
     """One thing in the directory `displaced`.
 
     `parts` is the path of the directory it was in, `inode` that directory's; `status` what it was
-    like when it was last looked at, `is_idle` that nobody had it open then. `copy` is the place of
-    a conflict copy that is a second name of it, so nothing is lost with this one. `is_judged`: its
-    content was compared with the label.
+    like when it was last looked at, `is_idle` that nobody had it open then. `since_s` is when it
+    left its place, or was last known to be open for writing. `copy` is the place of a conflict copy
+    that is a second name of it, so nothing is lost with this one. `is_judged`: its content was
+    compared with the label.
     """
 
     name: bytes
@@ -182,7 +183,8 @@ def move_out(
     name = wish
     while True:
         try:
-            source.move(source_name, target, name)
+            # Its writer goes on (D3). The name is one of a conflict, or it was the thing's own.
+            source.move(source_name, target, name, keeps_writers=True)
         except FileExistsError:
             name = next(names)
         else:

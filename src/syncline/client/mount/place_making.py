@@ -57,7 +57,8 @@ def _undo_create(
         raise OSError(errno.ESTALE, "it was changed since")
     displaced = batch.ground.own.displaced
     label = Label(id, digest_of_state(id, wanted), None, wanted.place)
-    directory.move(wanted.name, displaced, free_displaced_name(displaced, label))
+    name = free_displaced_name(displaced, label)
+    directory.move(wanted.name, displaced, name, keeps_writers=True)
     batch.has_left = True
 
 

@@ -156,7 +156,7 @@ def remove(batch: Batch, out: Out) -> bool:
     displaced = batch.ground.own.displaced
     label = Label(out.id, digest_of_state(out.id, state), None, state.place)
     name = free_displaced_name(displaced, label)
-    directory.move(state.name, displaced, name)
+    directory.move(state.name, displaced, name, keeps_writers=True)
     thing, is_expected = _kept(batch, directory, name, label, out.seen)
     if not is_expected:
         return False
