@@ -240,6 +240,22 @@ def test_what_a_writer_has_open_lingers_until_he_closes_it(name: str) -> None:
     assert world.conflicts() == []
 
 
+@pytest.mark.parametrize("name", ["edit", "remove", "replace"])
+def test_a_look_that_is_refused_for_once_takes_nothing_from_a_writer(name: str) -> None:
+    world, write, close = edited_under_a_writer(name)
+    world.pass_time()
+    world.applier.let_go()
+    world.disk.fail(errno.EACCES, operation="open")
+    world.applier.let_go()
+    world.pass_time()
+    write(b"written late, and longer")
+    close()
+    assert len(world.applier.let_go()) == 1
+    world.rest()
+    world.check_equal()
+    assert b"written late, and longer" in world.paths().values()
+
+
 @pytest.mark.parametrize("name", ["edit", "replace"])
 def test_what_a_late_writer_writes_becomes_a_conflict_copy(name: str) -> None:
     world, write, close = edited_under_a_writer(name)

@@ -127,7 +127,7 @@ class Lingering:
                 case Writers.NONE:
                     self._displaced.remove(thing.name)
                 case Writers.SOME:
-                    yield thing
+                    yield replace(thing, since_s=self._clock.monotonic_s())
                 case Writers.UNKNOWN:
                     if self._clock.monotonic_s() - thing.since_s < LINGER_S:
                         yield thing
