@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from syncline.adapters.memory_metadata import MemoryMetadataStore
 from syncline.adapters.memory_mount_state import MemoryMountState
+from syncline.client.mount.looking import DEGRADED_SCAN_S
 from syncline.core.identity import Revision
 from syncline.core.names import RESERVED_ROOT_NAME
 from syncline.core.safety import Halt, HaltReason, Limits
@@ -275,10 +276,25 @@ class Brakes:
         if old is None:
             self._copies[machine.name] = copy.deepcopy(machine.state)
             return
+        await self._look_everywhere(machine)
         await self._keeps_all(machine, lambda: self._replace_state(machine, old))
         self.is_restored = True
         self._scene.met[STATE_OLD] += 1
         self._scene.note(f"{machine.name} has an old copy of its state")
+
+    async def _look_everywhere(self, machine: ClientMachine) -> None:
+        """Let a mount that lacks watches find what left a place that it watches.
+
+        Until then it takes that for deleted, and says so; an old state would believe it.
+        """
+        if machine.settings.watch_limit is None:
+            return
+        everybody = self._scene.hands.values()
+        for hands in everybody:
+            hands.is_away = True
+        await asyncio.sleep(3 * DEGRADED_SCAN_S)
+        for hands in everybody:
+            hands.is_away = hands.name == machine.name
 
     async def _replace_state(self, machine: ClientMachine, old: MemoryMountState | None) -> None:
         await self._bury(machine)
