@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -287,6 +288,32 @@ def test_list_stat_and_locks_show_who_holds(ann: Cli, ben: Cli) -> None:
     assert b"[locked by " in ben.run("list").stdout
     assert b"new figures" in ben.run("stat", "d").stdout
     assert b"new figures" in ben.run("locks").stdout
+
+
+def test_who_watches_is_told_of_each_lock_in_order(ann: Cli, ben: Cli) -> None:
+    ann.records("lock", "x", "--reason", "proofs")
+    watching = subprocess.Popen(
+        command("locks", "--watch", "--json"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=ben.environ,
+        cwd=ben.home,
+    )
+    try:
+        told = [json.loads(line_of(watching))]
+        ann.records("unlock", "x")
+        ann.records("lock", "d")
+        ben.records("unlock", "d", "--force")
+        told += [json.loads(line_of(watching)) for _ in range(3)]
+    finally:
+        end(watching)
+    assert told[0]["reason"] == "proofs"
+    assert [(each["effect"], each["path"], each["by"] is None) for each in told] == [
+        ("held", "x", True),
+        ("unlocked", "x", False),
+        ("granted", "d", True),
+        ("broken", "d", False),
+    ]
 
 
 def test_a_mount_keeps_what_is_edited_under_anothers_lock_and_sends_it_after(
