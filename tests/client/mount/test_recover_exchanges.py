@@ -161,6 +161,34 @@ def test_what_a_user_makes_at_the_empty_place_stays_there() -> None:
     assert made in world.paths().values()
 
 
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_who_takes_the_empty_place_under_a_running_mount_leaves_nothing_behind(
+    is_saved: bool,
+) -> None:
+    world = world_before(lambda world: world.edit("d/f", b"edited"), has_exchange=False)
+    plan = world.plan()
+    saved, made = world.known(b"saved in the last instant"), world.known(b"made in between")
+    done: list[str] = []
+
+    def act(_: int, operation: Operation) -> None:
+        is_first = operation.name not in done
+        done.append(operation.name)
+        if operation.name == "exchange" and is_saved and is_first:
+            world.user.save(b"d/f", saved)
+        if operation.name == "exchange.move" and is_first:
+            world.user.write(b"d/f", made)
+
+    with world.before_each(act):
+        world.place(plan.placing)
+    assert "exchange.move" in done
+    world.rest()
+    world.check_equal()
+    assert world.leftovers() == []
+    found = set(world.paths().values())
+    assert made in found
+    assert (saved in found) == is_saved
+
+
 def test_what_is_nobodys_gets_a_name_in_the_root() -> None:
     world = PlacingWorld(has_exchange=False)
     world.begin("f")

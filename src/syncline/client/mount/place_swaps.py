@@ -24,6 +24,7 @@ from syncline.client.mount.place_displaced import (
     free_displaced_name,
     is_copied,
     move_out,
+    parse_label,
 )
 from syncline.client.mount.place_staging import Staged, Stager
 from syncline.core.entries import Kind
@@ -31,7 +32,7 @@ from syncline.core.fingerprints import Seen
 from syncline.core.identity import EntryId
 from syncline.core.names import Name, escape
 from syncline.core.trees import State
-from syncline.ports.files import Directory, FileKind, Status, Writers
+from syncline.ports.files import EXCHANGE_PREFIX, Directory, FileKind, Status, Writers
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def swap(
     except OSError:
         # Also for where it cannot be moved back.
         batch.has_left = True
+        _name_halfway(own.displaced, replace(label, wanted=None))
         own.displaced.move(name, own.staging, staged.name)
         raise
     stager.took(staged)
@@ -131,7 +133,27 @@ def _swap_back(
     except FileNotFoundError:
         # He took away what was placed: his thing gets its name back.
         rescue(batch, directory, name, replace(label, wanted=None))
+    except OSError:
+        _name_halfway(own.displaced, _placed_label(label))
+        raise
     return False
+
+
+def _placed_label(label: Label) -> Label:
+    """Return the label of what a swap placed, once it is out of its place again."""
+    return replace(label, expected=label.wanted or label.expected, wanted=None)
+
+
+def _name_halfway(displaced: Directory, label: Label) -> None:
+    """Give what an exchange in steps could not put back, because a user took its place, a label.
+
+    By that it is let go of as what came out of a swap, and does not wait for the next start. The
+    label says of no swap that it was done (`wanted` is None).
+    """
+    with suppress(OSError):
+        for name, _ in displaced.list():
+            if name.startswith(EXCHANGE_PREFIX):
+                displaced.move(name, displaced, free_displaced_name(displaced, label))
 
 
 def _undo_swap(
@@ -141,9 +163,15 @@ def _undo_swap(
     if not staged.is_untouched(directory.look(place_name)):
         raise OSError(errno.ESTALE, "it was changed since")
     own = batch.ground.own
-    own.displaced.exchange(name, directory, place_name)
     # What comes out is let go of by its name: somebody may have it open by now (D2, D3).
     batch.has_left = True
+    try:
+        own.displaced.exchange(name, directory, place_name)
+    except OSError:
+        label = parse_label(name)
+        assert label is not None, "what a swap took out has a label"
+        _name_halfway(own.displaced, _placed_label(label))
+        raise
 
 
 def remove(batch: Batch, out: Out) -> bool:
