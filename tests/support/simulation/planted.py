@@ -241,7 +241,7 @@ def displaced_file_dropped_unlooked(plant: Plant) -> None:
                 return None
             plant.hit()
             parts, inode = batch.parts(label.place[0]), directory.status().inode
-            return Displaced(name, label, parts, inode, status, 0.0, is_copied=True)
+            return Displaced(name, label, parts, inode, status, 0.0, is_idle=True)
 
         return judged
 
