@@ -67,11 +67,23 @@ def rpc_errors() -> Iterator[None]:
     except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
         raise Unavailable("the link is closed") from error
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
+        raise_if_cancelled()
         # The channel was closed under the call.
         raise Unavailable("the link was closed during the call") from error
+
+
+def raise_if_cancelled() -> None:
+    """Raise CancelledError where the current task is being cancelled (R3).
+
+    Also for whoever takes a group of errors apart: when the body of a TaskGroup ends by an error,
+    and the group is cancelled from outside while its tasks end, Python before 3.13 tells of the
+    error alone, and who deals with it would go on for ever
+    (https://github.com/python/cpython/issues/116720). Only where the error is the body's: one of a
+    task that comes after the body has ended counts as a cancellation as well, and stays one.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 @contextmanager
@@ -169,9 +181,7 @@ class StreamCall(Generic[Request, Response]):
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return False
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            raise_if_cancelled()
             return False
         return True
 

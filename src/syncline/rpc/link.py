@@ -28,6 +28,7 @@ from syncline.rpc.calls import (
     StreamCall,
     ask,
     only_error,
+    raise_if_cancelled,
     server_said,
     stream_stream,
     unary_stream,
@@ -64,7 +65,6 @@ from syncline.rpc.methods import (
     WATCH,
 )
 from syncline.rpc.store_call import StoreCall
-from syncline.tasks import raise_if_cancelled
 
 _HASH_INLINE_BYTES_MAX = CHUNK_BYTES_MAX
 """Up to here a digest (6 GB/s) costs less than the way to a thread and back."""
