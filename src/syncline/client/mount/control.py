@@ -144,7 +144,7 @@ class MountSupervisor:
             phases = await self._lanes.thread.run(Phases, self._parts, root)
             engine = Engine(phases, self._lanes, self._connect, self._news, backoff=self._backoff)
             self._engine, self._verifier = engine, Verifier(engine, self._news)
-            self._locks = Locker(engine, self._connect, self._news, self._grants)
+            self._locks = Locker(engine, self._connect, self._news, self._grants, self._backoff)
             try:
                 async with asyncio.TaskGroup() as group:
                     giving_back = group.create_task(self._locks.run(), name="locks")

@@ -84,17 +84,24 @@ class Grants:
 class Locker:
     """The calls about locks for one engine; `run` is a task beside it."""
 
-    def __init__(self, engine: Engine, connect: Connect, news: StatusNews, grants: Grants) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        connect: Connect,
+        news: StatusNews,
+        grants: Grants,
+        backoff: Backoff | None = None,
+    ) -> None:
         self._engine = engine
         self._connect = connect
         self._news = news
         self._grants = grants
+        self._backoff = backoff or Backoff()
         self._holds = 0
 
     async def run(self) -> None:
         """Give back what nobody was told of (K1), for ever."""
-        backoff = Backoff()
-        pauses = backoff.pauses()
+        pauses = self._backoff.pauses()
         grants = self._grants
         while True:
             await grants.changed.wait()
@@ -102,7 +109,7 @@ class Locker:
             try:
                 async with grants.gate:
                     await self._give_back_untold()
-                pauses = backoff.pauses()
+                pauses = self._backoff.pauses()
             except SynclineError as error:
                 logger.debug("locks_not_given_back code=%s error=%r", error.code, error.message)
                 grants.changed.set()
