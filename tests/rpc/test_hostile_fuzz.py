@@ -119,8 +119,14 @@ MAKERS: dict[str, list[Callable[[random.Random], list[Message]]]] = {
 }
 
 
+UNKNOWN_FIELD = bytes.fromhex("c03e2a")
+"""Field 1000, a varint of 42: what a newer program might say, and never a reason to refuse."""
+
+
 def damaged(raw: bytes, dice: random.Random) -> bytes:
-    """Return a message with some bits, bytes or runs of it changed."""
+    """Return a message with some bits, bytes or runs of it changed, or only said by the future."""
+    if dice.random() < 0.1:
+        return raw + UNKNOWN_FIELD
     spoiled = bytearray(raw)
     for _ in range(dice.randrange(1, 4)):
         at = dice.randrange(len(spoiled) + 1)
