@@ -31,7 +31,17 @@ from syncline.rpc.link import GrpcLink
 from syncline.server.limits import Limits
 from syncline.server.lock_service import UserLocks
 from syncline.server.volume import ServedVolume
-from tests.support.lock_calls import ANN, BEN, FAST, edit, locked, path, planted, under, unlocked
+from tests.support.lock_calls import (
+    ANN,
+    BEN,
+    FAST,
+    edit,
+    locked,
+    path,
+    planted,
+    under,
+    unlocked,
+)
 from tests.support.serving import (
     ALICE,
     BOB,
@@ -48,37 +58,6 @@ from tests.support.trees import id_of
 from tests.support.wait import eventually
 
 NOTHING = Chunks()
-
-
-@pytest.fixture(params=["direct", "grpc"])
-async def link(request: pytest.FixtureRequest, volume: ServedVolume) -> AsyncIterator[LockingLink]:
-    if request.param == "direct":
-        yield DirectLink(volume)
-        return
-    async with rpc_server(volume) as address:
-        link = GrpcLink(address, "default", timeout_s=20.0)
-        yield link
-        await link.close()
-
-
-@pytest.fixture
-async def volume(ids: SeededIds) -> AsyncIterator[ServedVolume]:
-    """Serve a volume with `d/`, `d/f` and `x`, at revision 1."""
-    backend = Backend.in_memory()
-    async with served(backend, limits=FAST) as volume:
-        await planted(DirectLink(volume), ids)
-        yield volume
-    backend.close()
-
-
-@pytest.fixture
-def ids() -> SeededIds:
-    return SeededIds()
-
-
-async def no_progress() -> AsyncIterator[Progress]:
-    return
-    yield
 
 
 # -- time --------------------------------------------------------------------

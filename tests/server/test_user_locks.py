@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +18,7 @@ from syncline.core.identity import CommitId, ReplicaId, Revision, VolumeId
 from syncline.core.table import EMPTY_TABLE_DIGEST, Cursor, Head
 from syncline.core.user_locks import LockEffect, Owner, SessionId, UserLock
 from syncline.errors import Invalid, Locked, NotFound, Throttled, Unavailable
-from syncline.ports.link import Committed, LockingLink, Progress, WatchBegin, WatchEvent
+from syncline.ports.link import Committed, LockingLink, WatchBegin, WatchEvent
 from syncline.ports.locks import (
     LocatedLock,
     LockNews,
@@ -33,7 +33,18 @@ from syncline.rpc.link import GrpcLink
 from syncline.server.feed import NEWS_CHANGES_MAX, Feed
 from syncline.server.limits import Limits
 from syncline.server.volume import ServedVolume
-from tests.support.lock_calls import ANN, BEN, FAST, edit, locked, path, planted, under, unlocked
+from tests.support.lock_calls import (
+    ANN,
+    BEN,
+    FAST,
+    edit,
+    locked,
+    no_progress,
+    path,
+    planted,
+    under,
+    unlocked,
+)
 from tests.support.serving import (
     ALICE,
     BOB,
@@ -50,37 +61,6 @@ from tests.support.trees import delete, id_of, move, put_file
 from tests.support.wait import eventually
 
 NOTHING = Chunks()
-
-
-@pytest.fixture(params=["direct", "grpc"])
-async def link(request: pytest.FixtureRequest, volume: ServedVolume) -> AsyncIterator[LockingLink]:
-    if request.param == "direct":
-        yield DirectLink(volume)
-        return
-    async with rpc_server(volume) as address:
-        link = GrpcLink(address, "default", timeout_s=20.0)
-        yield link
-        await link.close()
-
-
-@pytest.fixture
-async def volume(ids: SeededIds) -> AsyncIterator[ServedVolume]:
-    """Serve a volume with `d/`, `d/f` and `x`, at revision 1."""
-    backend = Backend.in_memory()
-    async with served(backend, limits=FAST) as volume:
-        await planted(DirectLink(volume), ids)
-        yield volume
-    backend.close()
-
-
-@pytest.fixture
-def ids() -> SeededIds:
-    return SeededIds()
-
-
-async def no_progress() -> AsyncIterator[Progress]:
-    return
-    yield
 
 
 # -- what is refused -----------------------------------------------------------

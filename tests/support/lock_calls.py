@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from syncline.core.changes import Change, HeldToken, Proposal, Token
 from syncline.core.names import RelPath
 from syncline.core.user_locks import Owner, SessionId
-from syncline.ports.link import LockingLink
+from syncline.ports.link import LockingLink, Progress
 from syncline.ports.locks import (
     LocatedLock,
     LockWanted,
@@ -76,3 +76,9 @@ def under(proposal: Proposal, *locks: LocatedLock) -> Proposal:
     """Return a proposal that names the tokens of locks."""
     tokens = tuple(HeldToken(each.lock.entry, each.lock.token) for each in locks)
     return replace(proposal, tokens=tokens)
+
+
+async def no_progress() -> AsyncIterator[Progress]:
+    """Tell of no progress, and end."""
+    return
+    yield
