@@ -312,7 +312,7 @@ def test_an_own_commit_moves_the_base_by_what_was_sent(state: MountState) -> Non
     sending(state, op_id(7), change)
     set_local(state, file("a", content=b"edited since"))
     applied = apply(state, origin.commit(change, author=OWNER, op=7))
-    assert applied == Applied((id_of("a"),), is_own=True)
+    assert applied == Applied((id_of("a"),), is_own=True, is_in_own_name=True)
     assert base_of(state, "a") == state_of(file("a", content=b"sent"))
     with state.session() as session:
         assert session.all_sent() == []
@@ -354,7 +354,8 @@ def test_a_commit_of_others_or_without_a_note_moves_no_base(state: MountState) -
     set_local(state, file("a"), file("b"))
     sending(state, op_id(7), put_file("a"))
     assert not apply(state, origin.commit(put_file("a"), author=BOB, op=7)).is_own
-    assert apply(state, origin.commit(put_file("b"), author=OWNER, op=8)).is_own
+    applied = apply(state, origin.commit(put_file("b"), author=OWNER, op=8))
+    assert applied == Applied((id_of("b"),), is_own=False, is_in_own_name=True)
     assert base_of(state, "a") is None
     assert base_of(state, "b") is None
     with state.session() as session:

@@ -53,6 +53,8 @@ class Brakes:
         self._copies: dict[str, MemoryMountState] = {}
         self.is_allowed = is_allowed
         self.is_restored = False
+        self.is_identity_shared = False
+        """What a mount remembers does not know all that was done in its name."""
 
     async def act(self) -> None:
         """Let one accident happen, and be over."""
@@ -278,7 +280,7 @@ class Brakes:
             return
         await self._look_everywhere(machine)
         await self._keeps_all(machine, lambda: self._replace_state(machine, old))
-        self.is_restored = True
+        self.is_restored = self.is_identity_shared = True
         self._scene.met[STATE_OLD] += 1
         self._scene.note(f"{machine.name} has an old copy of its state")
 
@@ -302,6 +304,7 @@ class Brakes:
             machine.forget()
         else:
             machine.state = old
+            machine.given = machine.replica
 
     async def identity_cloned(self, machine: ClientMachine) -> None:
         """Let a machine be what a copy of another one's disk would make of it."""
@@ -321,8 +324,8 @@ class Brakes:
         for path, node in source.user.tree().items():
             _copy(machine.user, path, node)
         machine.state = copy.deepcopy(source.state)
-        machine.replica = source.replica
-        self.is_restored = True
+        machine.given = machine.replica
+        self.is_restored = self.is_identity_shared = True
         self._scene.met[CLONED] += 1
         self._scene.note(f"{machine.name} is a clone of {source.name}")
 

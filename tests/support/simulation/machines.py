@@ -151,14 +151,21 @@ class ClientMachine:
         self.supervisor: MountSupervisor | None = None
         self.crashes = 0
         self._ids = SeededIds(seed)
-        self.replica = ReplicaId(self._ids.replica())
-        self.state = MemoryMountState(MountFacts(self.replica, None, None))
+        self.given = self._ids.replica()
+        """The identity that it began with; it may take another one."""
+        self.state = MemoryMountState(MountFacts(self.given, None, None))
         self._server = server
         self._loop = loop
         self._process = Process(name)
         self._task: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._asked: set[asyncio.Task[object]] = set()
+
+    @property
+    def replica(self) -> ReplicaId:
+        """Return the identity that the state has now."""
+        with self.state.session() as session:
+            return session.facts().replica
 
     @property
     def is_running(self) -> bool:
@@ -235,8 +242,8 @@ class ClientMachine:
 
     def forget(self) -> None:
         """Lose the state, and with it the identity; nothing may run."""
-        self.replica = ReplicaId(self._ids.replica())
-        self.state = MemoryMountState(MountFacts(self.replica, None, None))
+        self.given = self._ids.replica()
+        self.state = MemoryMountState(MountFacts(self.given, None, None))
 
     def die(self) -> None:
         """Kill the process from inside: whoever calls raises Crashed afterwards."""

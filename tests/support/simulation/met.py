@@ -59,7 +59,9 @@ STATE_LOST = "brake: state lost"
 STATE_OLD = "brake: state from an old copy"
 CLONED = "brake: identity cloned"
 
-BRAKES = (*(brake(reason) for reason in HaltReason), STATE_LOST, STATE_OLD, CLONED)
+RENAMED = "brake: identity changed for one that others have too"
+
+BRAKES = (*(brake(reason) for reason in HaltReason), STATE_LOST, STATE_OLD, CLONED, RENAMED)
 
 GRANTED = "lock: granted"
 DENIED = "lock: denied"

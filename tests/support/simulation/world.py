@@ -30,7 +30,7 @@ from tests.support.simulation.kinds import WorldKind
 from tests.support.simulation.lockers import Lockers
 from tests.support.simulation.loop import SimulatedLoop, run_simulated
 from tests.support.simulation.machines import ClientMachine, ServerMachine, Settings
-from tests.support.simulation.met import DESCRIPTOR, KILL, POWER_LOSS, SERVER_STOP, brake
+from tests.support.simulation.met import DESCRIPTOR, KILL, POWER_LOSS, RENAMED, SERVER_STOP, brake
 from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.races import Races
 from tests.support.simulation.scene import Scene
@@ -407,6 +407,10 @@ class World:
         for machine in self.machines:
             if machine.network.repairs and not self.brakes.is_restored:
                 raise AssertionError(f"{machine.name} did not believe an honest feed")
+            if machine.replica != machine.given:
+                self.report.met[RENAMED] += 1
+                if not self.brakes.is_identity_shared:
+                    raise AssertionError(f"{machine.name} gave up an identity that is its own")
         check_history(self.server.stores)
         check_chunks(self.server.stores)
         names = [path.rpartition(b"/")[2] for path in first]

@@ -3,6 +3,9 @@
 Model: while the root is not the one that base speaks of there is no engine; the supervisor looks
 again from time to time. A directory that comes back is taken up again without being asked, for
 nothing was recorded meanwhile.
+
+I1  A mount whose name others use as well (its state came from an older copy, or a copy of it is in
+    use elsewhere) takes another name. Base stays: it speaks of this directory, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from syncline.client.mount.engine import Engine, Lanes, RootLost
+from syncline.client.mount.engine import Engine, IdentityShared, Lanes, RootLost
 from syncline.client.mount.following import Connect
 from syncline.client.mount.halting import release
 from syncline.client.mount.locker import Grants, Locker
@@ -102,6 +105,8 @@ class MountSupervisor:
                     await self._run_engine(root)
                 except* RootLost as lost:
                     self._pull(_first(lost).halt)
+                except* IdentityShared:
+                    self._parts = await self._lanes.thread.run(self._renamed)
         finally:
             self._is_stopping = True
             self._news.note()
@@ -131,6 +136,14 @@ class MountSupervisor:
                 root.close()
                 raise
         return root
+
+    def _renamed(self) -> Parts:
+        """Take a new identity; base, local and remote stay, they speak of this directory (I1)."""
+        parts = self._parts
+        with parts.state.session() as session:
+            facts = replace(session.facts(), replica=parts.ids.replica())
+            session.set_facts(facts)
+        return replace(parts, author=replace(parts.author, replica=facts.replica))
 
     def _pull(self, halt: Halt) -> None:
         if self._halt != halt:
@@ -206,6 +219,10 @@ class MountSupervisor:
             engine = self._engine
             if engine is not None:
                 end = await engine.wait()
+                if end is WaitEnd.STOPPED and not self._is_stopping:
+                    # It goes on with another engine.
+                    await self._news.after(await self._news.after(0))
+                    continue
                 is_found = self._verifier is not None and self._verifier.problems()
                 return WaitEnd.PROBLEMS if end is WaitEnd.IN_SYNC and is_found else end
             await self._news.after(await self._news.after(0))

@@ -100,6 +100,10 @@ class RootLost(Exception):
         self.halt = halt
 
 
+class IdentityShared(Exception):
+    """Commits bear the name of this mount that it did not make: it needs another name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """Where work goes: `thread` is the mount thread, `reads` the threads that read files."""
@@ -155,6 +159,7 @@ class Engine:
         self._caught_up = Revision(0)
         self._is_history_known = False
         """The server of this connection goes on from the cursor, or gave a whole table."""
+        self._is_identity_shared = False
 
     def wake(self) -> None:
         """Let the control task look at what came."""
@@ -242,6 +247,7 @@ class Engine:
                 await self._thread(self.phases.sync_all)
                 self._is_unsynced = False
             await self._hear()
+            await self._check_identity()
             if self.halt is None:
                 await self._observe()
                 if self._retry_s is not None and self._retry_s <= loop_s():
@@ -303,6 +309,8 @@ class Engine:
                     told.append(event)
             if told and not self._is_history_cut():
                 heard = await self._thread(self.phases.hear, told)
+                if heard.stranger is not None:
+                    self._note_stranger(heard.stranger)
                 self.goals.confirm(heard.confirmed)
                 self.patience.forgive(heard.ids)
                 if heard.ids:
@@ -326,6 +334,28 @@ class Engine:
             self.follower.fail(error)
         finally:
             self.follower.applied(len(events))
+
+    def _note_stranger(self, revision: Revision) -> None:
+        if self._is_identity_shared:
+            return
+        self._is_identity_shared = True
+        logger.warning(
+            "identity_shared revision=%d: a commit bears the name of this mount, and it does not"
+            " remember it: what it remembers comes from an older copy, or a copy of it is in use"
+            " elsewhere; it goes on under a new identity, and deletes nothing because of that",
+            revision,
+        )
+
+    async def _check_identity(self) -> None:
+        """End the engine where the name is not its own alone, as soon as nothing is under way.
+
+        What was sent under the old name is awaited first: its commit would be a stranger's.
+        """
+        is_quiet = self.sending.is_idle and not self._is_feed_awaited()
+        if self._is_identity_shared and is_quiet:
+            if await self._thread(self.phases.unanswered):
+                return
+            raise IdentityShared
 
     def _note_locks(self, *, is_freed: bool) -> None:
         """Plan with the locks of now; what one kept out that is over is tried at once.
@@ -532,7 +562,9 @@ class Engine:
 
     async def _finish_cycle(self) -> None:
         now_s = loop_s()
-        await self.sending.forget_unknown(now_s)
+        if self.follower.link is not None and not self._is_feed_awaited():
+            # What the feed has not told of yet may be the commit of such a STORE.
+            await self.sending.forget_unknown(now_s)
         marks, self.dirty, self.entries = await self._thread(self.phases.settle)
         self.looking.marks.add(marks, now_s, is_own=True)
         if self.goals.all:

@@ -33,7 +33,7 @@ from syncline.client.mount.views import closed_view
 from syncline.client.mount.walker import path_at, path_wanted
 from syncline.core.changes import Change, Delete, HeldToken, Move, PutFile
 from syncline.core.entries import Entry
-from syncline.core.identity import Digest, EntryId, OpId
+from syncline.core.identity import Digest, EntryId, OpId, Revision
 from syncline.core.names import RelPath
 from syncline.core.plans import (
     Alter,
@@ -96,6 +96,9 @@ class Heard:
     has_lock_news: bool = False
     is_freed: bool = False
     """Locks of others are over."""
+
+    stranger: Revision | None = None
+    """A commit in the name of this mount that was not made here, as far as it remembers."""
 
     @property
     def is_own(self) -> bool:
@@ -230,6 +233,7 @@ class Phases:
         ids: list[EntryId] = []
         confirmed: list[EntryId] = []
         is_freed = False
+        stranger: Revision | None = None
         with self.parts.state.session() as session:
             for event in events:
                 match event:
@@ -238,6 +242,8 @@ class Phases:
                         ids += applied.ids
                         if applied.is_own:
                             confirmed += applied.ids
+                        elif applied.is_in_own_name:
+                            stranger = event.commit.revision
                     case SnapshotBegin(reason):
                         self._reason = reason
                         remote.begin_snapshot(session)
@@ -252,7 +258,7 @@ class Phases:
             facts = session.facts()
         self.facts = facts
         has_lock_news = any(isinstance(event, LockTable | LockNews) for event in events)
-        return Heard(tuple(ids), tuple(confirmed), has_lock_news, is_freed)
+        return Heard(tuple(ids), tuple(confirmed), has_lock_news, is_freed, stranger)
 
     def look(self, looks: Sequence[Look], *, is_everywhere: bool) -> Observed:
         """Look at places, or begin to look at everything; raise Halted where the root is wrong."""

@@ -58,10 +58,14 @@ class HistoryCut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was recorded: the entries of which remote changed, and whether this mount made it."""
+    """What was recorded: the entries of which remote changed, and whether this mount made it.
+
+    `is_in_own_name`: it bears the name of this mount, made here or not.
+    """
 
     ids: tuple[EntryId, ...]
     is_own: bool
+    is_in_own_name: bool = False
 
 
 # -- commits -------------------------------------------------------------------
@@ -90,10 +94,9 @@ def apply_commit(session: MountSession, event: Committed, own: ReplicaId) -> App
     _Tree(session).check(_replaced(before, commit.entries))
     cursor = Cursor(commit.revision, commit.id)
     session.set_facts(replace(facts, cursor=cursor, table_digest=digest))
-    is_own = commit.author.replica == own
-    if is_own:
-        _confirm_own(session, commit.op_id, ids)
-    return Applied(ids, is_own)
+    is_in_own_name = commit.author.replica == own
+    is_own = is_in_own_name and _confirm_own(session, commit.op_id, ids)
+    return Applied(ids, is_own, is_in_own_name)
 
 
 def _replaced(before: Sequence[Entry | None], after: Sequence[Entry]) -> Iterator[EntryId]:
@@ -130,15 +133,16 @@ def _check_chain(cursor: Cursor | None, commit: Commit) -> None:
         raise HistoryCut(f"commit {commit.revision} does not go on from the one seen before")
 
 
-def _confirm_own(session: MountSession, op: OpId, ids: Iterable[EntryId]) -> None:
-    """Move the base by what was sent (R4), and forget the note; without one nothing happens."""
+def _confirm_own(session: MountSession, op: OpId, ids: Iterable[EntryId]) -> bool:
+    """Move the base by what was sent (R4), and forget the note; tell whether there was one."""
     sent = session.sent(op)
     if sent is None:
-        return
+        return False
     for id in ids:
         if id in sent:
             session.set_base(id, confirmed(session.base(id), sent[id], _live(session, id)))
     session.forget_sent(op)
+    return True
 
 
 def _live(session: MountSession, id: EntryId) -> State | None:
