@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from syncline.core.changes import Proposal, PutFile
 from syncline.core.safety import HaltReason
 from syncline.errors import Invalid, Throttled
+from syncline.ports.link import WatchEvent
 from syncline.ports.mount_control import MountPhase, ResumeEnd
 from tests.support.scenes import Player, Scene, large_content, simulated
 
@@ -42,6 +44,31 @@ async def test_what_was_locked_is_sent_soon_after(scene: Scene) -> None:
     ann.way.locked.clear()
     await scene.rest(ann, bob, within_s=4.0)
     assert bob.contents() == {b"file": b"newer"}
+
+
+@simulated
+async def test_what_was_edited_and_moved_to_a_name_that_was_just_taken_goes_on_soon(
+    scene: Scene,
+) -> None:
+    ann, bob = await pair(scene)
+    told = asyncio.Event()
+
+    async def late(event: WatchEvent) -> WatchEvent:
+        await told.wait()
+        return event
+
+    ann.way.event = late
+    bob.user.write(b"new name", b"theirs")
+    await scene.rest(bob)
+    before = len(ann.way.proposals)
+    ann.user.rename(b"file", b"new name")
+    ann.user.write(b"new name", b"mine")
+    await scene.until(lambda: is_sent(ann, before), "the move is sent, and refused")
+    await scene.passes(1.0)
+    told.set()
+    await scene.rest(ann, bob, within_s=10.0)
+    assert ann.contents() == bob.contents()
+    assert sorted(str(content) for content in ann.contents().values()) == ["b'mine'", "b'theirs'"]
 
 
 @simulated

@@ -228,13 +228,17 @@ class Sending(Lane):
 
     async def _settle(self, outgoing: Outgoing, answer: Answer) -> None:
         self.awaited = max(self.awaited, answer.revision)
-        is_any = False
+        is_any = any(isinstance(outcome, Accepted) for outcome in answer.outcomes)
+        refused: set[EntryId] = set()
         for change, outcome in zip(outgoing.batch.changes, answer.outcomes, strict=True):
+            if change.id in refused:
+                # A put that follows a move that was refused is wrong only because of that.
+                continue
             if isinstance(outcome, Accepted):
-                is_any = True
                 self._patience.forgive([change.id])
                 self._tidings.stored(change, outgoing.path(change.id), outgoing.olds.get(change.id))
             else:
+                refused.add(change.id)
                 self._refused(outgoing, change, outcome)
         if not is_any:
             await self._give_up(outgoing)
