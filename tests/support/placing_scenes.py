@@ -92,6 +92,16 @@ def _turn_inside_out(world: PlacingWorld) -> None:
     _shift(world, "w", "e")
 
 
+def _wrap(world: PlacingWorld) -> None:
+    """Let what was in a directory be what is around it."""
+    world.make("d/s", kind=Kind.DIRECTORY)
+    world.other.sync()
+    world.rest()
+    world.make("d/s/n", kind=Kind.DIRECTORY)
+    _shift(world, "d/s", "s")
+    _shift(world, "d", "s/n/d")
+
+
 def _remove(world: PlacingWorld) -> None:
     world.other.delete(world.other.at("x"))
     world.other.delete(world.other.at("l"))
@@ -146,6 +156,7 @@ SCENES: Mapping[str, Scene] = {
     "rotate": _rotate,
     "nest": _nest,
     "turn inside out": _turn_inside_out,
+    "wrap": _wrap,
     "remove": _remove,
     "remove tree": _remove_tree,
     "replace": _replace,

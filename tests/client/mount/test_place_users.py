@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from syncline.core.plans import Create
 from tests.support.placing import PlacingWorld
 from tests.support.placing_scenes import SCENES, world_before
 from tests.support.simulation.disk import Operation
@@ -215,7 +216,7 @@ def _rename_tree(user: User) -> None:
 
 
 @pytest.mark.parametrize("act", [_delete_tree, _rename_tree])
-@pytest.mark.parametrize("name", ["nest", "rotate", "swap directories", "turn inside out"])
+@pytest.mark.parametrize("name", ["nest", "rotate", "swap directories", "turn inside out", "wrap"])
 def test_a_directory_that_leaves_its_place_takes_nothing_else_along(
     name: str, act: Callable[[User], None]
 ) -> None:
@@ -249,6 +250,36 @@ def test_a_directory_that_leaves_its_place_takes_nothing_else_along(
         world.rest()
         world.check_equal()
         assert (before & wanted) - gone <= set(world.paths().values())
+
+
+def test_a_directory_is_not_moved_into_itself_where_a_user_just_took_the_two_apart() -> None:
+    """The kernel would do it; local would have a ring, and whoever looks for a path no end."""
+    for number in count():
+        world = world_before(SCENES["wrap"])
+        before = set(world.paths().values())
+        actions = sorted(world.plan().placing, key=lambda each: not isinstance(each, Create))
+        done: list[int] = []
+
+        def at(
+            each: int,
+            operation: Operation,
+            number: int = number,
+            world: PlacingWorld = world,
+            done: list[int] = done,
+        ) -> None:
+            if each == number:
+                done.append(each)
+                with suppress(OSError):
+                    world.user.rename(b"d/s", b"renamed by the user")
+
+        with world.before_each(at):
+            world.place(actions)
+        if not done:
+            assert number > 10
+            break
+        world.rest()
+        world.check_equal()
+        assert before == set(world.paths().values())
 
 
 def contents_of(user: User) -> dict[bytes, bytes]:

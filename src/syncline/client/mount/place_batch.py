@@ -157,6 +157,14 @@ class Batch:
             return None
         return seen
 
+    def is_inside(self, id: EntryId, directory: EntryId) -> bool:
+        """Tell whether local has a directory in an entry, or is that entry; raise OSError.
+
+        Nothing is moved into itself. The kernel does not see to that where a user has just taken
+        the two apart: local would have a ring then, and nothing in a ring has a path.
+        """
+        return id in self._chain(directory)
+
     def is_free(self, place: Place) -> bool:
         """Tell whether nothing in local takes a place."""
         there = self.session.child(*place)

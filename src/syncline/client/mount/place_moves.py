@@ -23,7 +23,7 @@ def shift(batch: Batch, id: EntryId, seen: Seen, place: Place) -> Seen | None:
     """
     origin = seen.state.place
     is_aside = id in batch.aside
-    if not batch.is_free(place):
+    if not batch.is_free(place) or batch.is_inside(id, place[0]):
         batch.drop(origin, place)
         return None
     if is_aside:
@@ -112,6 +112,9 @@ def exchange(batch: Batch, action: Exchange) -> bool:
     )
     place, other_place = one.expected.place, other.expected.place
     if seen is None or other_seen is None or batch.aside.keys() & {one.id, other.id}:
+        batch.drop(place, other_place)
+        return False
+    if batch.is_inside(one.id, other_place[0]) or batch.is_inside(other.id, place[0]):
         batch.drop(place, other_place)
         return False
     source, target = batch.open(place[0], other_place[0])
