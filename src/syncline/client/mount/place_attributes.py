@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 
 from syncline.client.mount.place_batch import Batch, Done
@@ -31,7 +32,7 @@ def set_attributes(batch: Batch, id: EntryId, seen: Seen, wanted: State) -> bool
         batch.drop(wanted.place)
         return False
     batch.record(id, placed)
-    undo = partial(_restore, batch, directory, seen.state)
+    undo = partial(_restore, batch, directory, status.inode, seen.state, wanted)
     batch.finish(Done(before, (wanted.parent,), undo))
     return True
 
@@ -42,7 +43,8 @@ def _set_of_file(
     """Set them through a handle, so that no other file gets them; None where one is there now.
 
     Under a lease nobody writes between the check and the new time; without one the content is
-    digested again at the next look, because that time may cover a write.
+    digested again at the next look, because that time may cover a write. RACE: a mode or time that
+    a user sets between the check and ours is not kept.
     """
     try:
         file = directory.open(wanted.name)
@@ -92,9 +94,22 @@ def _set_by_name(batch: Batch, directory: Directory, seen: Seen, wanted: State) 
     return Seen(wanted, batch.fresh_fingerprint(now, known.born_ns))
 
 
-def _restore(batch: Batch, directory: Directory, old: State) -> None:
-    """Set mode and mtime back in a directory that left the mount."""
-    if old.kind is not Kind.LINK and batch.ground.abilities.has_modes:
-        directory.set_mode(old.name, old.mode)
-    if old.kind is not Kind.DIRECTORY:
-        directory.set_mtime(old.name, old.mtime_ns)
+def _restore(batch: Batch, directory: Directory, inode: int, old: State, wanted: State) -> None:
+    """Set mode and mtime back in a directory that left the mount, if nobody touched the entry."""
+    now = directory.look(old.name)
+    if now is None or now.inode != inode or not _has(batch, now, wanted):
+        raise OSError(errno.ESTALE, "it was changed since")
+    if old.kind is not Kind.FILE:
+        _set_by_name(batch, directory, Seen(wanted), old)
+    elif _set_of_file(batch, directory, now, wanted, old) is None:
+        raise OSError(errno.ESTALE, "it was changed since")
+
+
+def _has(batch: Batch, status: Status, wanted: State) -> bool:
+    """Tell whether a thing has the mode and mtime that were set, as far as they can be held."""
+    abilities = batch.ground.abilities
+    grain = abilities.time_grain_ns
+    is_time = status.mtime_ns // grain == wanted.mtime_ns // grain
+    return (is_time or wanted.kind is Kind.DIRECTORY) and (
+        status.mode == wanted.mode or wanted.kind is Kind.LINK or not abilities.has_modes
+    )

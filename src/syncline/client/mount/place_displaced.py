@@ -58,9 +58,9 @@ class Displaced:
 
     `parts` is the path of the directory it was in, `inode` that directory's; `status` what it was
     like when it was last looked at, `is_idle` that nobody had it open then. `since_s` is when it
-    left its place, or was last known to be open for writing. `copy` is the place of a conflict copy
-    that is a second name of it, so nothing is lost with this one. `is_judged`: its content was
-    compared with the label.
+    left its place, or was last known to be open for writing. `copy` is where another name of it is:
+    of a conflict copy, or of the source of one that was taken back; so nothing is lost with this
+    one. `is_judged`: its content was compared with the label, or looked for under that name.
     """
 
     name: bytes
@@ -75,7 +75,7 @@ class Displaced:
 
 
 def is_copied(thing: Displaced, status: Status) -> bool:
-    """Tell whether another name leads to it: unless the user took the copy away meanwhile."""
+    """Tell whether another name leads to it: unless the user took that away meanwhile."""
     return thing.copy is not None and status.links > 1
 
 

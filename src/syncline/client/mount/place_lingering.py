@@ -117,7 +117,7 @@ class Lingering:
                 # No watch tells of what is written by the name that the file had when it was
                 # opened: that name is here now.
                 marks.append(Mark(*thing.copy, is_written=True))
-                thing = replace(thing, status=now)
+                thing = replace(thing, status=now, is_judged=True)
             elif is_changed:
                 if not self._is_expected(thing, now):
                     marks.append(self._rescue(thing, now))

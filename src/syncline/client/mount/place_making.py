@@ -8,12 +8,14 @@ from functools import partial
 
 from syncline.client.mount.place_batch import Batch, Done, aside_file, born_of, fingerprint
 from syncline.client.mount.place_displaced import (
+    Displaced,
     Label,
     digest_of_state,
     free_displaced_name,
     is_same_content,
 )
 from syncline.client.mount.place_staging import Staged, Stager
+from syncline.client.mount.place_swaps import rescue
 from syncline.core.entries import Kind
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import EntryId
@@ -132,16 +134,47 @@ def _record_link(
         copied = Seen(wanted, known)
         batch.copied[now.inode] = wanted.place
     batch.record(action.id, copied)
-    undo = partial(_undo_copy, source, name, target, wanted.name)
+    undo = partial(_undo_copy, batch, action, source, name, target)
     batch.finish(Done(before, (origin[0], wanted.parent), undo))
 
 
-def _undo_copy(source: Directory, name: Name, target: Directory, target_name: Name) -> None:
-    """Take the second name away while the first one is there; else it is all there is."""
-    one, other = source.look(name), target.look(target_name)
+def _undo_copy(
+    batch: Batch, action: KeepCopy, source: Directory, name: Name, target: Directory
+) -> None:
+    """Take the second name away while the first one is there; else it is all there is.
+
+    It leaves the mount as what is displaced does: a user may save over it in the last instant, or
+    have it open.
+    """
+    id, wanted = action.id, action.wanted
+    one, other = source.look(name), target.look(wanted.name)
     if one is None or other is None or one.inode != other.inode:
         raise OSError(errno.ESTALE, "it was changed since")
-    target.remove(target_name)
+    home, displaced = target.status().inode, batch.ground.own.displaced
+    label = Label(id, digest_of_state(id, wanted), None, wanted.place)
+    out = free_displaced_name(displaced, label)
+    target.move(wanted.name, displaced, out, keeps_writers=True)
+    try:
+        now = displaced.look(out)
+    except OSError:
+        # E5: it may be a user's.
+        batch.has_left = True
+        raise
+    if now is None or now.inode != one.inode:
+        rescue(batch, target, out, label)
+        raise OSError(errno.ESTALE, "it was changed since")
+    # Not judged: he may have saved over the first name, and written into this one.
+    thing = Displaced(
+        out,
+        label,
+        batch.parts(wanted.parent),
+        home,
+        now,
+        batch.ground.clock.monotonic_s(),
+        copy=action.expected.place,
+        is_judged=False,
+    )
+    batch.displaced.append(thing)
 
 
 def _copy(
@@ -170,7 +203,7 @@ def take_back_copy(batch: Batch, action: KeepCopy) -> None:
         return
     origin = source.state.place
     here, there = batch.open(origin[0], action.wanted.parent)
-    _undo_copy(here, origin[1], there, action.wanted.name)
+    _undo_copy(batch, action, here, origin[1], there)
     batch.session.set_local(action.id, None)
     batch.session.set_base(action.id, None)
     batch.touched.add(action.wanted.parent)
