@@ -144,6 +144,14 @@ def test_a_shift_waits_for_what_must_arrive_before() -> None:
     assert labels(steps) == ["aside a", "arrive b", "arrive c", "shift a"]
 
 
+def test_a_ring_is_closed_before_others_that_waited_for_the_same() -> None:
+    current = places(a="/x", c="/1", d="/2")
+    wanted = places(b="/x", c="b/1", d="b/2", e="b/3", a="b/y")
+    steps = ordered(current, wanted)
+    assert steps[:3] == ["aside a", "arrive b", "shift a"]
+    assert sorted(steps[3:]) == ["arrive e", "shift c", "shift d"]
+
+
 def test_what_leaves_waits_for_its_heir() -> None:
     current = places(a="/x", b="/y", c="/z")
     wanted = places(b="/z", c="/x")

@@ -172,6 +172,14 @@ def test_one_atomic_unit_holds_a_ring_and_nothing_is_left_aside() -> None:
     assert len(plan.sending) == 2
 
 
+def test_one_atomic_unit_holds_a_ring_and_not_what_comes_into_its_directory() -> None:
+    made = "; ".join(f"make y/{number}" for number in range(5))
+    plan = planned(f"mkdir y; move b y/b; move a y/z; {made}; move y a", "nothing")
+    [ring] = [unit for unit in plan.sending if unit.is_atomic]
+    assert [type(change) for change in ring.changes] == [Move, PutDirectory, Move]
+    assert len(plan.sending) == 1 + 1 + 5
+
+
 # -- the base ------------------------------------------------------------------
 
 

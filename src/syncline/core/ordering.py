@@ -10,6 +10,8 @@ O2  A place is free before it is taken; who waited for it takes it at once.
 O3  No directory is moved into itself, not even for a moment.
 O4  Nothing is set aside twice, and nothing but an entry that shifts.
 O5  Equal trees give an equal order, whatever the order in the maps.
+O6  A ring that is broken is gone through before others that waited for one of its members: what is
+    aside comes back soon, with little between.
 
 Both the mount and the server's table are ordered by this; it knows ids and places alone.
 """
@@ -117,7 +119,8 @@ class _Ordering:
         assert place is not None
         return (leaves, place, id)
 
-    def _attempt(self, stack: list[EntryId]) -> None:
+    def _attempt(self, stack: list[EntryId], ring: frozenset[EntryId] = frozenset()) -> None:
+        """Carry out what can be, and who waited for that; those of `ring` before others (O6)."""
         while stack:
             id = stack.pop()
             if id not in self.pending:
@@ -125,10 +128,15 @@ class _Ordering:
             blocker = self._blocker(id)
             if blocker is None:
                 self._carry_out(id)
-                stack.extend(reversed(self.waiting.pop(id, [])))
+                stack.extend(self._turns(self.waiting.pop(id, []), ring))
             else:
                 self.waits_for[id] = blocker
                 self.waiting.setdefault(blocker, []).append(id)
+
+    @staticmethod
+    def _turns(waiters: list[EntryId], ring: frozenset[EntryId]) -> list[EntryId]:
+        """Return a stack of those who waited: the members of a ring on top, then who came first."""
+        return sorted(waiters, key=lambda id: id not in ring)[::-1]
 
     def _blocker(self, id: EntryId) -> EntryId | None:
         place = self.wanted.get(id)
@@ -204,7 +212,9 @@ class _Ordering:
             self._swap(*freed)
         else:
             freed = [self._free_one(ring)]
-        self._attempt([waiter for id in freed for waiter in self.waiting.pop(id, [])][::-1])
+        waiters = [waiter for id in freed for waiter in self.waiting.pop(id, [])]
+        members = frozenset(ring)
+        self._attempt(self._turns(waiters, members), members)
 
     def _free_one(self, ring: list[EntryId]) -> EntryId:
         """Set one of a ring aside, or let go of an `after`; return who is out of the way."""

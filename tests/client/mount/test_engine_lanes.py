@@ -168,6 +168,65 @@ async def test_large_content_is_sent_once_and_holds_up_nothing(scene: Scene) -> 
     assert sum(each.id == large for one in ann.way.proposals for each in one.changes) == 1
 
 
+@simulated
+async def test_large_content_in_a_directory_that_took_the_place_of_its_file_is_sent(
+    scene: Scene,
+) -> None:
+    ann, bob = await pair(scene)
+    ann.network.is_up = False
+    ann.user.mkdir(b"d")
+    ann.user.rename(b"file", b"d/file")
+    ann.user.write(b"d/early", LARGE)
+    ann.user.write(b"d/small", b"small")
+    ann.user.rename(b"d", b"file")
+    await scene.until(lambda: ann.status.pending_up > 0, "it is known")
+    await scene.passes(1.0)
+    ann.network.is_up = True
+    await scene.rest(ann, bob)
+    assert bob.contents() == {
+        b"file": None,
+        b"file/early": LARGE,
+        b"file/file": b"old",
+        b"file/small": b"small",
+    }
+
+
+@simulated
+async def test_large_content_of_a_file_in_a_ring_is_sent(scene: Scene) -> None:
+    ann, bob = await pair(scene)
+    ann.network.is_up = False
+    ann.user.mkdir(b"d")
+    ann.user.rename(b"file", b"d/file")
+    ann.user.write(b"d/file", LARGE)
+    ann.user.rename(b"d", b"file")
+    await scene.until(lambda: ann.status.pending_up > 0, "it is known")
+    await scene.passes(1.0)
+    ann.network.is_up = True
+    await scene.rest(ann, bob)
+    assert bob.contents() == {b"file": None, b"file/file": LARGE}
+
+
+@simulated
+async def test_large_content_of_a_moved_file_does_not_hold_up_what_takes_its_name(
+    scene: Scene,
+) -> None:
+    ann, bob = await pair(scene)
+    ann.network.is_up = False
+    ann.user.rename(b"file", b"moved")
+    ann.user.write(b"moved", LARGE)
+    ann.user.mkdir(b"file")
+    ann.user.write(b"file/small", b"small")
+    await scene.until(lambda: ann.status.pending_up > 0, "it is known")
+    await scene.passes(1.0)
+    ann.network.is_up = True
+    ann.network.most_s = 1.0
+    early = {b"file": None, b"file/small": b"small", b"moved": b"old"}
+    await scene.until(lambda: bob.contents() == early, "it overtakes")
+    assert not ann.problems
+    await scene.rest(ann, bob)
+    assert bob.contents() == early | {b"moved": LARGE}
+
+
 # -- nothing is forgotten ------------------------------------------------------------
 
 

@@ -2,11 +2,14 @@
 
 D1  What is left out takes with it what needs it: a copy its source (I3), an entry its directory.
 D2  A slice ends where nothing is half done: no copy waits for its change, nothing is set aside.
+D3  Large content is sent with nothing else. What it came with in one unit goes first, among what is
+    small and in its turn, because others may need it; the next plan sends the content.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.mount.batching import is_large
@@ -91,7 +94,7 @@ def ready(
     """
     left: set[EntryId] = set()
     late = {change.id for unit in units for change in unit.changes if is_large(change)}
-    for unit in units:
+    for unit in map(_without_large, units):
         ids = {change.id for change in unit.changes}
         parents = {change.parent for change in unit.changes if not isinstance(change, Delete)}
         is_waiting = any(id in busy for id in ids) or bool(left & (ids | parents))
@@ -102,6 +105,17 @@ def ready(
             left |= ids
         else:
             yield unit
+
+
+def _without_large(unit: Unit) -> Unit:
+    """Leave large content out of a unit of several changes (D3).
+
+    Nothing else in the unit needs it: it is the content of a file that moves as well, or of a new
+    one; and what leaves for an heir never does so in one unit with that (I4).
+    """
+    if len(unit.changes) == 1 or not any(map(is_large, unit.changes)):
+        return unit
+    return replace(unit, changes=tuple(each for each in unit.changes if not is_large(each)))
 
 
 def _is_there(session: MountSession, directory: EntryId) -> bool:
