@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from pytest import MonkeyPatch
+
+from syncline.client.mount import phases
 from syncline.core.changes import Proposal, PutFile
 from syncline.core.safety import HaltReason
 from syncline.errors import Invalid, Throttled
@@ -225,6 +228,21 @@ async def test_large_content_of_a_moved_file_does_not_hold_up_what_takes_its_nam
     assert not ann.problems
     await scene.rest(ann, bob)
     assert bob.contents() == early | {b"moved": LARGE}
+
+
+@simulated
+async def test_what_is_left_out_for_no_reason_is_not_in_sync(scene: Scene) -> None:
+    ann, bob = await pair(scene)
+    with MonkeyPatch.context() as planted:
+        planted.setattr(phases, "ready", lambda *_: iter(()))
+        ann.user.write(b"file", b"newer")
+        await scene.until(lambda: ann.status.pending_up > 0, "it is known")
+        for _ in range(100):
+            await scene.passes(0.1)
+            assert ann.is_in(MountPhase.SYNCING)
+    ann.user.write(b"file", b"newest")
+    await scene.rest(ann, bob)
+    assert bob.contents() == {b"file": b"newest"}
 
 
 # -- nothing is forgotten ------------------------------------------------------------

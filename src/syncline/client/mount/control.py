@@ -373,4 +373,8 @@ def _phase(engine: Engine, problems: list[MountProblem]) -> MountPhase:
         return MountPhase.SYNCING
     if any(problem.code not in BY_DESIGN for problem in problems):
         return MountPhase.WAITING
+    planned = engine.planned
+    if planned is not None and (planned.pending_up or planned.pending_down):
+        # It is left out and no problem tells why, which must not be; least of all is it well (G10).
+        return MountPhase.SYNCING
     return MountPhase.IN_SYNC
