@@ -22,6 +22,7 @@ from syncline.client.mount.place_displaced import (
     Displaced,
     digest_at,
     digest_of_state,
+    is_same_content,
 )
 from syncline.client.mount.place_staging import Staged
 from syncline.client.mount.walker import OPEN_MAX, Walker, parts_of
@@ -225,6 +226,21 @@ class Batch:
         local = None if seen is None else seen.state
         session.set_base(id, confirmed(session.base(id), local, there))
 
+    def pass_on(self, before: Status, now: Status | None) -> None:
+        """Know the other names of a file by the ctime that a rename or link of ours gave it.
+
+        Otherwise they would look as if a user had been there, and be left as they are: two names of
+        one file could never change places. What somebody wrote to meanwhile is not passed on.
+        """
+        if now is None or now.links < 2 or now.kind is FileKind.DIRECTORY:
+            return
+        if not is_same_content(before, now) or before.mode != now.mode:
+            return
+        for id, seen in self.session.with_inode(now.inode):
+            known = seen.fingerprint
+            if known is not None and known.is_unchanged(fingerprint(before, known.born_ns)):
+                self.session.set_local(id, Seen(seen.state, renamed(known, now)))
+
     def finish(self, done: Done) -> None:
         """Count what was done, and remember how it is taken back."""
         self._run.append(done)
@@ -385,6 +401,11 @@ def fingerprint(status: Status, born_ns: int) -> Fingerprint:
     if status.kind is FileKind.DIRECTORY:
         return Fingerprint(status.inode, born_ns, 0, 0, 0)
     return Fingerprint(status.inode, born_ns, status.size, status.mtime_ns, status.ctime_ns)
+
+
+def renamed(known: Fingerprint, now: Status) -> Fingerprint:
+    """Return the fingerprint of a file or link that was only renamed since it was `known`."""
+    return replace(fingerprint(now, known.born_ns), is_provisional=known.is_provisional)
 
 
 def _fits(state: State, expected: State, abilities: Abilities) -> bool:

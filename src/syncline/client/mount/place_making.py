@@ -6,7 +6,7 @@ import errno
 from dataclasses import replace
 from functools import partial
 
-from syncline.client.mount.place_batch import Batch, Done, aside_file, born_of, fingerprint
+from syncline.client.mount.place_batch import Batch, Done, aside_file, born_of, fingerprint, renamed
 from syncline.client.mount.place_displaced import (
     Displaced,
     Label,
@@ -128,8 +128,9 @@ def _record_link(
     copied: Seen = Seen(wanted)
     if now is not None and is_same_content(status, now) and status.mode == now.mode:
         if known is not None:
-            # The second name moved the ctime of the first one.
-            known = replace(fingerprint(now, known.born_ns), is_provisional=known.is_provisional)
+            # The second name moved the ctime of the first one, and of others that it had.
+            batch.pass_on(status, now)
+            known = renamed(known, now)
             batch.session.set_local(action.source, Seen(seen.state, known))
         copied = Seen(wanted, known)
         batch.copied[now.inode] = wanted.place

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 from functools import partial
 
-from syncline.client.mount.place_batch import Batch, Done, aside_file, fingerprint
+from syncline.client.mount.place_batch import Batch, Done, aside_file, renamed
 from syncline.client.mount.place_displaced import is_same_content
 from syncline.core.fingerprints import Seen
 from syncline.core.identity import ROOT_ID, EntryId
@@ -52,7 +51,9 @@ def shift(batch: Batch, id: EntryId, seen: Seen, place: Place) -> Seen | None:
     # What was aside is ours alone: it did get there, and a user took it away at once.
     moved = _renamed(seen, status, now if now is not None and is_ours else status, place)
     batch.record(id, moved)
-    if not is_ours:
+    if is_ours:
+        batch.pass_on(status, now)
+    else:
         batch.drop(place)
     undo = partial(_undo_shift, batch, id, status.inode, target, place[1], source, name, was_aside)
     touched = (place[0],) if is_aside else (origin[0], place[0])
@@ -77,8 +78,7 @@ def _renamed(seen: Seen, status: Status, now: Status, place: Place) -> Seen:
         return Seen(state, known)
     if not is_same_content(status, now) or status.mode != now.mode:
         return Seen(state)
-    moved = replace(fingerprint(now, known.born_ns), is_provisional=known.is_provisional)
-    return Seen(state, moved)
+    return Seen(state, renamed(known, now))
 
 
 def _undo_shift(
@@ -145,6 +145,8 @@ def exchange(batch: Batch, action: Exchange) -> bool:
     before = batch.before(one.id, other.id)
     batch.record(one.id, _renamed(seen, status, now, other_place))
     batch.record(other.id, _renamed(other_seen, other_status, other_now, place))
+    batch.pass_on(status, now)
+    batch.pass_on(other_status, other_now)
     batch.finish(Done(before, (place[0], other_place[0]), undo))
     return True
 
@@ -170,6 +172,7 @@ def set_aside(batch: Batch, action: SetAside) -> bool:
         return False
     undo = partial(_undo_aside, batch, id, directory, place[1])
     batch.finish(Done(batch.before(id), (place[0],), undo))
+    batch.pass_on(status, now)
     return True
 
 

@@ -55,7 +55,8 @@ def swap(
     """
     place = out.seen.state.place
     [directory] = batch.open(place[0])
-    if not _is_ready(batch, directory, out):
+    ready = _ready(batch, directory, out)
+    if ready is None:
         batch.drop(place)
         return False
     own = batch.ground.own
@@ -88,19 +89,21 @@ def swap(
         batch.record(out.id, None)
     batch.record(id, placed)
     thing, _ = _kept(batch, directory, name, label, out.seen)
+    batch.pass_on(ready, None if thing is None else thing.status)
     undo = partial(_undo_swap, batch, directory, place[1], name, staged)
     batch.finish(Done(before, (place[0],), undo, thing))
     return True
 
 
-def _is_ready(batch: Batch, directory: Directory, out: Out) -> bool:
-    """Tell whether a place holds what local says, and make that durable.
+def _ready(batch: Batch, directory: Directory, out: Out) -> Status | None:
+    """Return what a place holds, and make it durable; None where it is not what local says.
 
     Otherwise a power loss could tear it after it was swapped out, and it would look like a user's.
     """
     name = out.seen.state.name
-    if batch.found(directory, name, out.id, out.seen) is None:
-        return False
+    status = batch.found(directory, name, out.id, out.seen)
+    if status is None:
+        return None
     if batch.is_few and out.seen.state.kind is Kind.FILE:
         # RACE: what this user may not read is not synced: a copy too many may come of it.
         with suppress(PermissionError):
@@ -109,7 +112,7 @@ def _is_ready(batch: Batch, directory: Directory, out: Out) -> bool:
                 file.sync()
             finally:
                 file.close()
-    return True
+    return status
 
 
 def _came_another_kind(displaced: Directory, name: bytes, kind: Kind) -> bool:
@@ -178,7 +181,8 @@ def remove(batch: Batch, out: Out) -> bool:
     """Take a file or link out of the mount; tell whether it was done. Raises OSError."""
     state = out.seen.state
     [directory] = batch.open(state.parent)
-    if not _is_ready(batch, directory, out):
+    ready = _ready(batch, directory, out)
+    if ready is None:
         batch.drop(state.place)
         return False
     displaced = batch.ground.own.displaced
@@ -190,6 +194,7 @@ def remove(batch: Batch, out: Out) -> bool:
         return False
     before = batch.before(out.id)
     batch.record(out.id, None)
+    batch.pass_on(ready, None if thing is None else thing.status)
     undo = partial(displaced.move, name, directory, state.name)
     batch.finish(Done(before, (state.parent,), undo, thing))
     return True
