@@ -75,10 +75,13 @@ class Walker:
     def open(self, trees: Trees, id: EntryId) -> Directory:
         """Open the directory of an entry; the caller does not close it.
 
-        Raises OSError: ENOENT or ENOTDIR where it is not at its path, ESTALE where another is (W2).
+        Raises OSError: ENOENT or ENOTDIR where it is not at its path, ESTALE where another is (W2),
+        ELOOP where local has it in itself, which nothing may bring about.
         """
         chain: list[EntryId] = []
         while id != ROOT_ID and id not in self._open:
+            if len(chain) > PATH_BYTES_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             chain.append(id)
             seen = trees.local(id)
             if seen is None:
