@@ -8,7 +8,10 @@ the worlds met. With `--plant` a bug is planted first, and the worlds are to fin
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
+import resource
+import signal
 import sys
 import time
 from collections import Counter
@@ -25,6 +28,13 @@ from tests.support.simulation.planted import BUGS, Hunt, hunt
 from tests.support.simulation.world import Report, play
 
 OPERATIONS = 200
+
+PROGRESS = 500
+"""After so many seeds it is told how far it is."""
+
+WORLD_S = 300.0
+WORLD_BYTES_MAX = 4 << 30
+"""A world takes a second, and its process stays below half a GiB."""
 
 KIND_OPTIONS = {
     "locks": "users take locks",
@@ -94,10 +104,10 @@ def main() -> int:
     failed: list[int] = []
     totals: Counter[str] = Counter()
     met: Counter[str] = Counter()
-    with ProcessPoolExecutor(options.workers) as pool:
+    with ProcessPoolExecutor(options.workers, initializer=begin_worker) as pool:
         waiting = {
             pool.submit(
-                play,
+                play_within,
                 seed,
                 options.operations,
                 is_plain=options.plain,
@@ -105,9 +115,11 @@ def main() -> int:
             ): seed
             for seed in options.seeds
         }
-        for future in as_completed(waiting):
+        for done, future in enumerate(as_completed(waiting), start=1):
             seed = waiting.pop(future)
             error = future.exception()
+            if done % PROGRESS == 0:
+                print(f"{done} of {len(options.seeds)} seeds, {len(failed)} failed", flush=True)
             if error is not None:
                 failed.append(seed)
                 kind = ", ".join(kind_of(seed, options).words) or "ordinary"
@@ -119,6 +131,29 @@ def main() -> int:
     print(", ".join(f"{value} {name}" for name, value in totals.items()))
     rare = show(met, options.at_least, is_every=options.every)
     return 1 if failed or rare else 0
+
+
+def begin_worker() -> None:
+    """Bound what one world may take, so that one without an end costs no other."""
+    resource.setrlimit(resource.RLIMIT_AS, (WORLD_BYTES_MAX, WORLD_BYTES_MAX))
+    # Worlds make little that only the cycle collector finds, and it would take 6 % of the time.
+    gc.set_threshold(100_000)
+
+
+def play_within(seed: int, operations: int, *, is_plain: bool, kind: WorldKind) -> Report:
+    """Play a world; one that takes too long fails as others do."""
+
+    def give_up(signal_number: int, frame: object) -> None:
+        raise AssertionError(f"seed {seed} took more than {WORLD_S} s of computing")
+
+    signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, WORLD_S)
+    try:
+        return play(seed, operations, is_plain=is_plain, kind=kind)
+    except MemoryError as error:
+        raise AssertionError(f"seed {seed} took more than {WORLD_BYTES_MAX} bytes") from error
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def count(report: Report, totals: Counter[str], met: Counter[str]) -> None:
@@ -144,7 +179,7 @@ def show(met: Counter[str], at_least: int, *, is_every: bool) -> list[str]:
 def look_for(names: Iterable[str], seeds: list[int], operations: int, workers: int) -> int:
     """Look for planted bugs, and print how many seeds each of them took."""
     is_any_missed = False
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=begin_worker) as pool:
         waiting = {pool.submit(hunt, name, seeds, operations): name for name in names}
         for future in as_completed(waiting):
             found = future.result()
