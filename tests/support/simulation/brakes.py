@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 
 from syncline.adapters.memory_metadata import MemoryMetadataStore
 from syncline.adapters.memory_mount_state import MemoryMountState
@@ -121,12 +121,33 @@ class Brakes:
         await accident()
         self._scene.accidents.discard(machine.name)
         is_at_rest = await self.is_at_rest(machine)
+        if is_at_rest and self._lost(machine, before) and self._lacks_watches():
+            is_at_rest = await self._find_all(machine)
         for each in everybody:
             each.is_away = False
-        gone = before - {contents_of(node) for node in hands.tree().values()}
-        shown = [content[:24] for content in gone - self._scene.oracle.given_up if content]
+        shown = [content[:24] for content in self._lost(machine, before)]
         if is_at_rest and shown:
             raise AssertionError(f"{machine.name} lost {shown} by an accident")
+
+    def _lost(self, machine: ClientMachine, before: Set[bytes | None]) -> list[bytes]:
+        """Return what a user had, has no more, and did not give up."""
+        now = {contents_of(node) for node in self._scene.hands[machine.name].tree().values()}
+        return [each for each in before - now - self._scene.oracle.given_up if each]
+
+    def _lacks_watches(self) -> bool:
+        return any(each.settings.watch_limit is not None for each in self._scene.machines)
+
+    async def _find_all(self, machine: ClientMachine) -> bool:
+        """Let others that lack watches find, and send, what left a place that they watch.
+
+        What their users moved is deleted for everyone until then, without any accident. Return
+        whether all are at rest again, this machine last.
+        """
+        await asyncio.sleep(3 * DEGRADED_SCAN_S)
+        for each in (*(m for m in self._scene.machines if m is not machine), machine):
+            if not await self.is_at_rest(each):
+                return False
+        return True
 
     # -- the root ------------------------------------------------------------------------
 
