@@ -17,7 +17,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.adapters.fastcdc import ChunkStream, FastCdcChunker, cut
+from syncline.adapters.fastcdc import FastCdcChunker, cut
 from syncline.core.identity import digest_of
 from syncline.core.manifests import (
     CHUNK_BYTES_MAX,
@@ -49,6 +49,8 @@ GOLDEN_CUTS: list[int] = [
     4194304,
 ]
 """Where the first 4 MiB of `content(MIB * 4)` are cut; to change it sends everything again."""
+
+CHUNKER = FastCdcChunker()
 
 
 @cache
@@ -201,18 +203,111 @@ def test_what_read_raises_goes_through() -> None:
     assert caught.value is gone
 
 
-def test_the_bytes_of_each_chunk_are_there_while_it_is_looked_at() -> None:
+@pytest.mark.parametrize("at", [0, 1, 3, 7])
+def test_what_read_raises_leaves_nothing_at_work(at: int) -> None:
     whole = content(9 * MIB)
-    stream = ChunkStream(reading(whole))
-    found = [(piece.offset, bytes(piece.view), piece.ref) for piece in stream]
-    assert b"".join(view for _, view, _ in found) == whole
-    assert all(whole[at:].startswith(view) for at, view, _ in found)
-    assert all(digest_of(view) == ref.digest for _, view, ref in found)
-    assert stream.result() == chunk_buffer(whole)
+    chunker = FastCdcChunker()
+    calls = 0
+
+    def read(n: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls > at:
+            raise OSError(5, "the disk is gone")
+        return whole[(calls - 1) * MIB : calls * MIB][:n]
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        chunker.chunk(read)
+    assert chunker.chunk(reading(whole)) == chunk_buffer(whole)
 
 
-def test_a_stream_needs_one_window_of_memory() -> None:
-    block, left = content(MIB), 64
+def test_read_is_called_by_the_caller_alone() -> None:
+    threads: set[int] = set()
+    whole = content(9 * MIB)
+
+    def read(n: int) -> bytes:
+        threads.add(threading.get_ident())
+        return give(n)
+
+    give = reading(whole)
+    refs = FastCdcChunker().chunk(read).refs
+    give = reading(whole)
+    assert FastCdcChunker().count_equal(read, refs) == len(refs)
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("extra", [0, 1, MIB])
+def test_content_that_is_the_same_is_counted_to_its_end(extra: int) -> None:
+    whole = content(9 * MIB)
+    refs = chunk_buffer(whole).refs
+    found = FastCdcChunker().count_equal(reading(whole + bytes(extra)), refs)
+    assert found == len(refs) > 20
+    assert FastCdcChunker().count_equal(reading(whole), refs[:3]) == 3
+    assert FastCdcChunker().count_equal(reading(whole), []) == 0
+    assert FastCdcChunker().count_equal(reading(b""), refs) == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    at=st.integers(0, 9 * MIB - 1),
+    steps=st.lists(st.integers(10_000, 3 * MIB), min_size=1, max_size=8),
+    is_cut=st.booleans(),
+)
+def test_equal_chunks_are_counted_up_to_the_first_that_differs(
+    at: int, steps: list[int], is_cut: bool
+) -> None:
+    whole = content(9 * MIB)
+    refs = chunk_buffer(whole).refs
+    other = whole[:at] if is_cut else whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    turn = itertools.cycle(steps)
+    found = FastCdcChunker().count_equal(reading(other, lambda _: next(turn)), refs)
+    assert found == sum(end <= at for end in cut(whole))
+
+
+def test_comparing_reads_little_past_what_differs() -> None:
+    whole = content(32 * MIB)
+    refs = chunk_buffer(whole).refs
+    taken = 0
+
+    def read(n: int) -> bytes:
+        nonlocal taken
+        taken += n
+        return give(n)
+
+    give = reading(b"!" + whole[1:])
+    assert FastCdcChunker().count_equal(read, refs) == 0
+    assert taken <= 5 * MIB
+
+
+def test_what_read_raises_goes_through_a_comparison() -> None:
+    whole = content(9 * MIB)
+    gone = LocalFailure("the disk is gone")
+    parts = iter([whole[: 2 * MIB]])
+
+    def read(n: int) -> bytes:
+        for part in parts:
+            return part[:n]
+        raise gone
+
+    with pytest.raises(LocalFailure) as caught:
+        FastCdcChunker().count_equal(read, chunk_buffer(whole).refs)
+    assert caught.value is gone
+
+
+@given(st.lists(st.lists(st.binary(max_size=50), max_size=4), max_size=6))
+def test_a_digest_in_parts_is_that_of_the_whole(updates: list[list[bytes]]) -> None:
+    hasher = CHUNKER.hasher()
+    whole = b""
+    for parts in updates:
+        hasher.update(parts)
+        whole += b"".join(parts)
+        if len(parts) % 2:
+            assert hasher.digest() == digest_of(whole)
+    assert hasher.digest() == digest_of(whole)
+
+
+def test_a_stream_needs_little_memory_whatever_its_length() -> None:
+    block, left = content(MIB), 128
 
     def read(n: int) -> bytes:
         nonlocal left
@@ -228,7 +323,7 @@ def test_a_stream_needs_one_window_of_memory() -> None:
     finally:
         tracemalloc.stop()
     assert chunked.content.size > 50_000_000
-    assert peak < 6 * MIB
+    assert peak < 8 * MIB
 
 
 def test_threads_chunk_at_one_time() -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.client.assembling import Assembly, SourceChanged, Unfolding, offsets_of, unfold
-from syncline.core.identity import digest_of
+from syncline.adapters.fastcdc import FastCdcChunker
+from syncline.client.assembling import Assembly, SourceChanged, Unfolding, unfold
+from syncline.core.identity import Digest, digest_of
 from syncline.core.manifests import ChunkRef, Content, encode_piece
 from syncline.errors import Corrupt, Invalid
 
@@ -42,6 +43,21 @@ def refs_of(parts: list[bytes]) -> list[ChunkRef]:
     return [ChunkRef(digest_of(part), len(part)) for part in parts]
 
 
+def places_of(parts: list[bytes]) -> dict[Digest, int]:
+    """Return where each part lies first."""
+    places: dict[Digest, int] = {}
+    offset = 0
+    for part in parts:
+        places.setdefault(digest_of(part), offset)
+        offset += len(part)
+    return places
+
+
+def assembly_of(parts: list[bytes], staged: Memory) -> Assembly:
+    return Assembly(refs_of(parts), staged, len(staged.content), CHUNKER.hasher())
+
+
+CHUNKER = FastCdcChunker()
 chunks = st.sampled_from([b"a", b"bb", b"ccc", b"\0\0", b"\0", b"ddddd"])
 wholes = st.lists(chunks, max_size=12)
 
@@ -52,9 +68,9 @@ def test_the_whole_comes_out_whatever_is_there(
 ) -> None:
     whole = b"".join(parts)
     staged = Memory(bytearray(whole[: len(noise)] + noise))
-    assembly = Assembly(refs_of(parts), staged, len(staged.content))
+    assembly = assembly_of(parts, staged)
     source = Memory(bytearray(b"".join(older)))
-    assembly.copy_from(source, offsets_of(refs_of(older)))
+    assembly.copy_from(source, places_of(older))
     here = assembly.here_bytes
     assembly.advance(())
     asked = []
@@ -74,7 +90,7 @@ def test_the_whole_comes_out_whatever_is_there(
 @given(wholes)
 def test_what_is_there_is_not_written_again(parts: list[bytes]) -> None:
     staged = Memory(bytearray(b"".join(parts)))
-    assembly = Assembly(refs_of(parts), staged, len(staged.content))
+    assembly = assembly_of(parts, staged)
     assembly.advance(())
     assert assembly.offset == len(staged.content)
     assert staged.written == 0
@@ -83,7 +99,7 @@ def test_what_is_there_is_not_written_again(parts: list[bytes]) -> None:
 def test_zeros_at_the_end_are_not_written() -> None:
     parts = [b"a", b"\0\0", b"\0\0", b"b"]
     staged = Memory()
-    assembly = Assembly(refs_of(parts), staged, 0)
+    assembly = assembly_of(parts, staged)
     assembly.advance([b"a", b"\0\0", b"b"])
     assert bytes(staged.content) == b"a\0\0\0\0b"
     assert staged.written == 2
@@ -91,29 +107,44 @@ def test_zeros_at_the_end_are_not_written() -> None:
 
 def test_zeros_over_something_are_written() -> None:
     staged = Memory(bytearray(b"xxxx"))
-    assembly = Assembly(refs_of([b"\0\0\0\0"]), staged, 4)
+    assembly = assembly_of([b"\0\0\0\0"], staged)
     assembly.advance([b"\0\0\0\0"])
     assert bytes(staged.content) == bytes(4)
 
 
-@pytest.mark.parametrize("spoil", ["changed", "short", "unreadable"])
-def test_an_older_version_is_checked_when_it_is_copied(spoil: str) -> None:
+@pytest.mark.parametrize("spoil", ["short", "unreadable"])
+def test_an_older_version_that_lost_its_chunks_ends_it(spoil: str) -> None:
     older = Memory(bytearray(b"aaabbb"))
-    assembly = Assembly(refs_of([b"aaa", b"bbb"]), Memory(), 0)
-    assembly.copy_from(older, offsets_of(refs_of([b"aaa", b"bbb"])))
-    match spoil:
-        case "changed":
-            older.content[4] = 0
-        case "short":
-            older.truncate(5)
-        case _:
-            older.error = errno.EIO
+    assembly = assembly_of([b"aaa", b"bbb"], Memory())
+    assembly.copy_from(older, places_of([b"aaa", b"bbb"]))
+    if spoil == "short":
+        older.truncate(5)
+    else:
+        older.error = errno.EIO
     with pytest.raises(SourceChanged):
         assembly.advance(())
 
 
+def test_what_changed_in_an_older_version_shows_in_the_whole_and_is_found_again() -> None:
+    parts = [b"aaa", b"bbb", b"ccc"]
+    older = Memory(bytearray(b"aaabbbccc"))
+    staged = Memory()
+    assembly = assembly_of(parts, staged)
+    assembly.copy_from(older, places_of(parts))
+    older.content[4] = 0
+    assembly.advance(())
+    assert assembly.has_copied
+    assert (assembly.offset, assembly.digest) == (9, digest_of(bytes(older.content)))
+    again = assembly_of(parts, staged)
+    assert again.wanted(9) == [digest_of(b"bbb")]
+    again.advance([b"bbb"])
+    assert not again.has_copied
+    assert again.digest == digest_of(b"aaabbbccc")
+    assert bytes(staged.content) == b"aaabbbccc"
+
+
 def test_a_chunk_of_another_size_than_its_manifest_says() -> None:
-    assembly = Assembly([ChunkRef(digest_of(b""), 3)], Memory(), 0)
+    assembly = Assembly([ChunkRef(digest_of(b""), 3)], Memory(), 0, CHUNKER.hasher())
     with pytest.raises(Corrupt):
         assembly.advance([b""])
 

@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 from blake3 import blake3
 
 from syncline.adapters.executors import ThreadExecutor
+from syncline.adapters.fastcdc import FastCdcChunker
 from syncline.adapters.posix_files import PosixFiles
 from syncline.client.mount.mounted_file import Above, MountedFile
 from syncline.client.mount.own_directory import OwnDirectory, open_own
@@ -62,11 +63,12 @@ class HeldExecutor(ThreadExecutor):
         return await super().run(held)
 
 
-@dataclass(frozen=True)
-class FixedChunker:
+class FixedChunker(FastCdcChunker):
     """Cuts after every so many bytes: long manifests without much content."""
 
-    chunk_bytes: int
+    def __init__(self, chunk_bytes: int) -> None:
+        super().__init__()
+        self.chunk_bytes = chunk_bytes
 
     def chunk(self, read: Read) -> Chunked:
         hasher = blake3()

@@ -5,7 +5,8 @@ has it already (at its own offset, after an interruption, or further up), whethe
 of the file has it, or whether it must come from the server.
 
 P1  What lies in the staged file is believed chunk by chunk, after a look at the digests.
-P2  A chunk from the older version is checked when it is copied: that file is a user's and changes.
+P2  The older version is a user's and changes: what was found there may not be what is copied. The
+    whole tells (P3), and then each chunk (P1): it is not looked at a second time on its way.
 P3  The whole is hashed as it grows: the content is right when `digest` and `offset` say so.
 P4  A chunk of zeros at the end becomes a hole.
 """
@@ -16,15 +17,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from blake3 import blake3
-
 from syncline.core.identity import Digest, digest_of
 from syncline.core.manifests import ChunkRef, Content, check_unfolded, decode_piece
 from syncline.errors import Corrupt, LocalFailure
+from syncline.ports.chunker import Hasher
 
 SMALL_BYTES_MAX = 1024 * 1024
 """Contents up to this size are read once, held in memory, and sent and placed in batches; larger
 ones are read again to be sent, travel by themselves and are staged."""
+
+HASH_BYTES = 1024 * 1024
+"""What is written before it goes to the hasher, so that its threads have something to do."""
 
 
 def is_small(content: Content) -> bool:
@@ -64,16 +67,6 @@ def unfold(content: Content, pieces: Iterable[bytes]) -> Sequence[ChunkRef]:
     return unfolding.result()
 
 
-def offsets_of(refs: Iterable[ChunkRef]) -> dict[Digest, int]:
-    """Return where each chunk lies first in the content that they make."""
-    places: dict[Digest, int] = {}
-    offset = 0
-    for ref in refs:
-        places.setdefault(ref.digest, offset)
-        offset += ref.size
-    return places
-
-
 class SourceChanged(LocalFailure):
     """The local file that chunks were copied from was changed meanwhile."""
 
@@ -106,15 +99,21 @@ class _Copy:
 class Assembly:
     """One content on its way into a staged file; for one thread at a time."""
 
-    def __init__(self, refs: Sequence[ChunkRef], staged: Growing, size_there: int) -> None:
+    def __init__(
+        self, refs: Sequence[ChunkRef], staged: Growing, size_there: int, hasher: Hasher
+    ) -> None:
         """Look at the `size_there` bytes that are staged already (P1); raise OSError."""
         self._refs = refs
         self._staged = staged
         self._end = size_there
         self._older: Readable | None = None
-        self._hasher = blake3()
+        self._hasher = hasher
+        self._unhashed: list[bytes] = []
+        self._unhashed_size = 0
         self._position = 0
         self.offset = 0
+        self.has_copied = False
+        """Something was taken from the older file."""
         self._plan: list[_Copy | None] = []
         known: dict[Digest, _Copy] = {}
         offset = 0
@@ -132,7 +131,8 @@ class Assembly:
     @property
     def digest(self) -> Digest:
         """Return the digest of the first `offset` bytes (P3)."""
-        return Digest(self._hasher.digest())
+        self._hash()
+        return self._hasher.digest()
 
     @property
     def here_bytes(self) -> int:
@@ -162,8 +162,8 @@ class Assembly:
         """Write the next chunks from the server, and all that follows and is there already.
 
         The chunks were checked against their digests. Raises OSError, Corrupt for a manifest that
-        lies about a size, and SourceChanged when the older file does not hold its chunks any more;
-        what was written until then is found by the next assembly.
+        lies about a size, and SourceChanged when the older file became shorter, or unreadable; what
+        was written until then is found by the next assembly.
         """
         coming = iter(chunks)
         while self._position < len(self._refs):
@@ -174,7 +174,10 @@ class Assembly:
                 raise Corrupt("a chunk has another size than its manifest says", what="manifest")
             if self._plan[self._position] != _Copy(True, self.offset):
                 self._write(chunk)
-            self._hasher.update(chunk)
+            self._unhashed.append(chunk)
+            self._unhashed_size += len(chunk)
+            if self._unhashed_size >= HASH_BYTES:
+                self._hash()
             self.offset += len(chunk)
             self._position += 1
 
@@ -190,9 +193,15 @@ class Assembly:
         except OSError as error:
             # What is to be replaced need not be readable.
             raise SourceChanged("the file that is being replaced cannot be read") from error
-        if digest_of(chunk) != ref.digest:
+        if len(chunk) != ref.size:
             raise SourceChanged("the file that is being replaced was changed meanwhile")
+        self.has_copied = True
         return chunk
+
+    def _hash(self) -> None:
+        if self._unhashed:
+            self._hasher.update(self._unhashed)
+            self._unhashed, self._unhashed_size = [], 0
 
     def _write(self, chunk: bytes) -> None:
         end = self.offset + len(chunk)

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
-from syncline.client.assembling import Assembly, offsets_of
+from syncline.client.assembling import Assembly, SourceChanged
 from syncline.client.local import OPEN_FILE, open_directory
+from syncline.client.older import places_in
 from syncline.client.placing import Placer
 from syncline.client.staged import (
     Target,
@@ -65,7 +66,8 @@ class Staging:
         self._directory = open_directory(target.base, target.parts[:-1])
         self._name, self._fd = open_staged(self._directory, target.parts[-1], target.digest)
         self._drop_leftovers()
-        assembly = Assembly(self._refs, _Descriptor(self._fd), os.fstat(self._fd).st_size)
+        size, hasher = os.fstat(self._fd).st_size, self._chunker.hasher()
+        assembly = Assembly(self._refs, _Descriptor(self._fd), size, hasher)
         if may_copy and assembly.wanted(1):
             older = self._open_older()
             assembly.copy_from(_Descriptor(self._older), older)
@@ -73,7 +75,7 @@ class Staging:
         return assembly.here_bytes
 
     def _open_older(self) -> dict[Digest, int]:
-        """Cut the file that stands at the place; return where its chunks lie."""
+        """Look through the file that stands at the place; return where chunks of it lie."""
         name = self._target.parts[-1]
         try:
             fd = os.open(name, OPEN_FILE, dir_fd=self._directory)
@@ -84,11 +86,10 @@ class Staging:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return {}
         try:
-            refs = self._chunker.chunk(lambda size: os.read(fd, size)).refs
+            return places_in(_Descriptor(fd), self._refs, self._chunker)
         except OSError:
             # Unreadable: what is to be replaced need not be whole.
             return {}
-        return offsets_of(refs)
 
     def _drop_leftovers(self) -> None:
         """Remove what an earlier fetch of other content for this place left."""
@@ -119,13 +120,19 @@ class Staging:
         return self._assembly
 
     def finish(self) -> PathOutcome:
-        """Check the whole content, make it durable, give it its name; raise Corrupt or OSError."""
+        """Check the whole content, make it durable, give it its name.
+
+        Raises OSError, Corrupt, and SourceChanged where it may be the older file that was changed
+        meanwhile: what is right of the staged file is found by the next one.
+        """
         with self._lock:
             return self._finish(self._checked())
 
     def _finish(self, assembly: Assembly) -> PathOutcome:
         target = self._target
         if assembly.digest != target.digest or assembly.offset != target.entry.size:
+            if assembly.has_copied:
+                raise SourceChanged("the file that is being replaced was changed meanwhile")
             self.discard()
             raise corrupt(target)
         os.ftruncate(self._fd, assembly.offset)

@@ -5,12 +5,12 @@ Contract, for every adapter:
 - Calls block and may come from several threads at once.
 - Equal bytes give equal cuts, whatever the sizes that `read` returns them in.
 - At most a few chunks are in memory at once, whatever the length of the content.
-- What `read` raises goes through untouched.
+- `read` is called by the caller's thread alone, and what it raises goes through untouched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,8 +34,27 @@ class Chunked:
     refs: tuple[ChunkRef, ...]
 
 
+class Hasher(Protocol):
+    """The digest of a content that comes in parts; for one thread at a time."""
+
+    def update(self, parts: Sequence[bytes]) -> None:
+        """Go on with these bytes; may return before they are digested."""
+
+    def digest(self) -> Digest:
+        """Return the digest of all that came."""
+
+
 class Chunker(Protocol):
     """Content-defined chunking with the one size class of the protocol."""
 
     def chunk(self, read: Read) -> Chunked:
         """Read to the end; return the content digest, the chunks and the manifest."""
+
+    def count_equal(self, read: Read, refs: Sequence[ChunkRef]) -> int:
+        """Return with how many of `refs`, in order, what is read begins; nothing is cut.
+
+        Reads no further than a few chunks behind the first one that differs.
+        """
+
+    def hasher(self) -> Hasher:
+        """Return the digest of nothing yet."""

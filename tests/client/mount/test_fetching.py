@@ -391,34 +391,47 @@ async def test_an_older_version_need_not_be_there(
     assert simulated.open_handles == before
 
 
-@pytest.mark.parametrize("what", ["changed", "unreadable"])
-async def test_an_older_version_that_changes_while_it_is_copied(
+@pytest.mark.parametrize("what", ["changed", "shorter", "unreadable"])
+async def test_an_older_version_that_changes_at_any_moment(
     link: ScriptedLink, simulated: Disk, stored: Stored, what: str
 ) -> None:
     parts = [noise(CHUNK, seed) for seed in range(6)]
     content = await stored.content(parts)
-    older = write(simulated.root, b"file", b"".join(parts[:4]))
     disk = disk_below(simulated)
-    reads = 0
+    moments = asked = 0
+    is_over = False
+    while not is_over:
+        moments += 1
+        older = write(simulated.root, b"file", b"".join(parts[:4]))
+        reads = 0
 
-    def meddle(operation: Operation) -> None:
-        nonlocal reads
-        if operation.name == "file.read" and operation.path == b"file":
-            reads += 1
-            # Five readings cut the file; what follows copies.
-            if reads == 7 and what == "changed":
+        def meddle(operation: Operation, moment: int = moments) -> None:
+            nonlocal reads
+            if operation.name == "file.read" and operation.path == b"file":
+                reads += 1
+                if reads < moment:
+                    return
                 disk.before = None
-                write(simulated.root, b"file", noise(4 * CHUNK, 50))
-            elif reads == 7:
-                disk.fail(errno.EIO, operation="file.read", path=b"file", times=None)
+                if what == "unreadable":
+                    disk.fail(errno.EIO, operation="file.read", path=b"file", times=None)
+                else:
+                    write(simulated.root, b"file", noise((4 if what == "changed" else 2) * CHUNK))
 
-    disk.before = meddle
-    before = simulated.open_handles
-    fetched = Fetched(link, simulated)
-    assert await fetched.large(content, older) == b"".join(parts)
-    assert len(link.asked) == 5
-    assert sum(fetched.progress) == content.size
-    assert simulated.open_handles == before
+        disk.before = meddle
+        before = simulated.open_handles
+        link.asked.clear()
+        fetched = Fetched(link, simulated)
+        assert await fetched.large(content, older) == b"".join(parts)
+        assert sum(fetched.progress) == content.size
+        assert simulated.open_handles == before
+        asked = len(link.asked)
+        is_over = disk.before is not None
+        disk.before = None
+        disk.heal()
+        simulated.own.staging.remove(content_name(content.digest))
+    # It is read to be looked through, and to be copied.
+    assert moments > 6
+    assert asked == 2
 
 
 # -- what cannot be had ------------------------------------------------------

@@ -17,11 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
-from syncline.client.assembling import Assembly, Readable, offsets_of
+from syncline.client.assembling import Assembly, Readable, SourceChanged
 from syncline.client.mount.handles import Handles
 from syncline.client.mount.mounted_file import MountedFile
 from syncline.client.mount.own_directory import OwnDirectory
 from syncline.client.mount.place_displaced import digest_of_file
+from syncline.client.older import places_in
 from syncline.core.identity import Digest
 from syncline.core.manifests import ChunkRef, Content
 from syncline.errors import Corrupt
@@ -127,7 +128,9 @@ class GrowingFile:
             file = self._handles.keep(
                 staging.create(name) if is_new else staging.open_to_write(name)
             )
-            assembly = Assembly(self._refs, Guarded(file, self._handles), file.status().size)
+            hasher = self._chunker.hasher()
+            guarded = Guarded(file, self._handles)
+            assembly = Assembly(self._refs, guarded, file.status().size, hasher)
             if older is not None and assembly.wanted(1):
                 self._copy_from(older, root, assembly)
             self._file, self._assembly = file, assembly
@@ -138,12 +141,12 @@ class GrowingFile:
     def _copy_from(self, older: MountedFile, root: Directory, assembly: Assembly) -> None:
         try:
             source = Guarded(self._handles.keep(older.open(root)), self._handles)
-            chunked = chunk_file(self._chunker, source)
+            places = places_in(source, self._refs, self._chunker)
         except OSError:
             # What is about to be replaced need not be there, or readable.
             self._handles.check()
             return
-        assembly.copy_from(source, offsets_of(chunked.refs))
+        assembly.copy_from(source, places)
 
     def wanted(self, limit: int) -> list[Digest]:
         """Return the next chunks that must come from the server, in order."""
@@ -162,12 +165,15 @@ class GrowingFile:
     def finish(self) -> Sign:
         """Check the whole, make it durable, give it its name (R1); return its sign.
 
-        Raises Corrupt, and OSError.
+        Raises SourceChanged where it may be the older file that was changed meanwhile: what is
+        right of the part is found by the next one (R2). Raises Corrupt, and OSError.
         """
         with self._lock, self._handles.work():
             assert self._assembly is not None and self._file is not None, "it was not opened"
             digest, size = self._content.digest, self._content.size
             if self._assembly.digest != digest or self._assembly.offset != size:
+                if self._assembly.has_copied:
+                    raise SourceChanged("the file that is being replaced was changed meanwhile")
                 self._own.staging.remove(part_name(digest))
                 raise Corrupt(
                     f"the chunks of content {digest.hex()} do not make that digest",
