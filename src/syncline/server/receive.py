@@ -3,9 +3,8 @@
 Contents are walked in order, some thousand references at a time; what is missing of them is asked
 for in one message, and arrives in that order. Chunks go to the workers in batches of a few MiB:
 digest, append, and the whole digest of each content of several chunks, for which chunks that the
-server had already are read back (S1). While one worker checks a batch, the next one arrives, and
-another worker hashes the wholes with the one before; memory is bounded by five, and by one page of
-references.
+server had already are read back (S1). While a worker has one batch, the next one arrives; memory is
+bounded by two, and by one page of references.
 
 A chunk that is read back wrong is marked damaged, and so missing; the contents that have it are
 gone through once more from their beginning, and then it is asked for.
@@ -58,10 +57,6 @@ class _Step:
     arriving: _Arriving
     ref: ChunkRef
     data: bytes | None
-
-
-_Hashing = list[tuple[blake3, bytes]]
-"""Chunks in order, each with the hash of the whole that it belongs to."""
 
 
 class Receiver:
@@ -204,11 +199,9 @@ class Receiver:
             self._volume.chunks.missing, [ref.digest for _, ref in page]
         )
         batches: asyncio.Queue[Sequence[_Step]] = asyncio.Queue(1)
-        wholes: asyncio.Queue[_Hashing] = asyncio.Queue(1)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._hash_all(wholes))
-                taking = group.create_task(self._take_all(batches, wholes))
+                taking = group.create_task(self._take_all(batches))
                 await self._gather(page, missing, batches)
                 # An empty one is the last.
                 await batches.put(())
@@ -248,27 +241,15 @@ class Receiver:
             async for _ in coming:
                 raise Invalid("a chunk came that nobody asked for", field="chunks", reason="many")
 
-    async def _take_all(
-        self, batches: asyncio.Queue[Sequence[_Step]], wholes: asyncio.Queue[_Hashing]
-    ) -> None:
+    async def _take_all(self, batches: asyncio.Queue[Sequence[_Step]]) -> None:
         while batch := await batches.get():
-            hashing: _Hashing = []
-            damaged = await self._volume.workers.run(self._digest, batch, hashing)
-            await mark_damaged(self._volume, damaged)
-            if hashing:
-                await wholes.put(hashing)
-        await wholes.put([])
+            await self._take(batch)
 
-    async def _hash_all(self, wholes: asyncio.Queue[_Hashing]) -> None:
-        """Go on with the digests of the wholes while the next chunks are checked."""
-        while hashing := await wholes.get():
-            await self._volume.workers.run(_hash, hashing)
+    async def _take(self, batch: Sequence[_Step]) -> None:
+        await mark_damaged(self._volume, await self._volume.workers.run(self._digest, batch))
 
-    def _digest(self, batch: Sequence[_Step], hashing: _Hashing) -> dict[Digest, Location]:
-        """Check and append a batch, in a worker; return what the server had and is wrong.
-
-        What wholes are to be hashed with is added to `hashing`.
-        """
+    def _digest(self, batch: Sequence[_Step]) -> dict[Digest, Location]:
+        """Check, append and hash a batch, in a worker; return what the server had and is wrong."""
         fresh: dict[Digest, bytes] = {}
         for step in batch:
             if step.data is not None:
@@ -285,13 +266,8 @@ class Receiver:
                 continue
             _check_size(step.ref, data)
             if step.arriving.hasher is not None:
-                hashing.append((step.arriving.hasher, data))
+                step.arriving.hasher.update(data)
         return damaged
-
-
-def _hash(hashing: _Hashing) -> None:
-    for hasher, data in hashing:
-        hasher.update(data)
 
 
 def _has_many(content: Content) -> bool:
