@@ -2,8 +2,9 @@
 
     python -m benchmarks.rows.locks ADDRESS NUMBER ROUNDS
 
-is one of these processes; it prints a line a round: when it asked and when it had the lock, in
-seconds of the clock that all processes of a machine share.
+is one of these processes. It prints a line when it has done ROUNDS, goes on until its input ends,
+and then prints a line a round: when it asked and when it had the lock, in seconds of the clock that
+all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -106,10 +107,14 @@ async def locked_stores(address: str, count: int) -> dict[str, float]:
 def contended(address: str, rounds: int) -> dict[str, float]:
     """Let two processes take one lock in turns; return how fast, and how fair."""
     program = [sys.executable, "-m", "benchmarks.rows.locks", address]
+    pipe = subprocess.PIPE
     clients = [
-        subprocess.Popen([*program, str(number), str(rounds)], cwd=ROOT, stdout=subprocess.PIPE)
+        subprocess.Popen([*program, str(number), str(rounds)], cwd=ROOT, stdin=pipe, stdout=pipe)
         for number in range(2)
     ]
+    for client in clients:
+        # Who has done his rounds goes on until the other one has, too.
+        assert client.stdout is not None and client.stdout.readline(), "a client failed"
     turns: list[tuple[float, float, int]] = []
     for number, client in enumerate(clients):
         out, _ = client.communicate()
@@ -135,16 +140,19 @@ def contended(address: str, rounds: int) -> dict[str, float]:
 
 
 async def take_turns(address: str, number: int, rounds: int) -> None:
-    """Take one lock and give it back, `rounds` times; print when it was asked for and had."""
+    """Take one lock and give it back, until told to stop, and at least `rounds` times."""
     who, path = owner(number), RelPath.parse(b"contended")
     link = GrpcLink(address, "default", timeout_s=60)
     lines: list[str] = []
-    for _ in range(rounds):
+    stopped = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    while len(lines) < rounds or not stopped.done():
         asked = time.monotonic()
         [lock] = await link.lock(LockWanted(who, (path,), lease_s=30.0, wait_s=60.0))
         lines.append(f"{asked} {time.monotonic()}")
         target = UnlockTarget(lock.lock.entry, lock.lock.token)
         await link.unlock(UnlockWanted(who.author, who.host, (target,)))
+        if len(lines) == rounds:
+            print("done", flush=True)
     await link.close()
     print("\n".join(lines))
 
