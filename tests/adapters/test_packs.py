@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from syncline.adapters.pack_files import PackFiles
 from syncline.adapters.pack_format import FILE_HEADER_BYTES, RECORD_HEADER_BYTES
 from syncline.adapters.packs import PackStore
+from syncline.core.bodies import Compressed
 from syncline.core.identity import Digest, digest_of
 from syncline.errors import Corrupt, LocalFailure, TooNew
 from syncline.ports.chunks import Location, Record
@@ -32,13 +33,97 @@ GOLDEN_PACK = bytes.fromhex(
 )
 """A whole pack of format 1 whose only chunk is `syncline` and a newline."""
 
+GOLDEN_FRAME = bytes.fromhex("28b52ffd6084028500004873796e636c696e650a010078599523")
+"""`syncline` and a newline, a hundred times, as zstd had it at level 1."""
+
 # --- the format
 
 
-def test_the_written_bytes_are_those_of_format_1(tmp_path: Path) -> None:
+def file_header(version: int) -> bytes:
+    fields = struct.pack(">8sI", b"SLNEPACK", version)
+    return fields + struct.pack(">I", zlib.crc32(fields))
+
+
+def record(flags: int, digest: Digest, payload: bytes, size: int) -> bytes:
+    """Return the first record of pack 1 as `docs/FORMAT.md` has it."""
+    fields = struct.pack(">4sBII32s", b"\xf5SLr", flags, len(payload), size, digest)
+    place = struct.pack(">QQ", 1, FILE_HEADER_BYTES)
+    return fields + struct.pack(">I", zlib.crc32(place + fields)) + payload
+
+
+def test_the_written_bytes_are_those_of_format_2(tmp_path: Path) -> None:
     content = b"syncline\n"
-    filled(tmp_path / "packs", [(digest_of(content), content)])
-    assert pack_path(tmp_path / "packs").read_bytes().hex() == GOLDEN_PACK.hex()
+    digest = digest_of(content)
+    filled(tmp_path / "packs", [(digest, content)])
+    written = pack_path(tmp_path / "packs").read_bytes()
+    assert written == file_header(2) + record(0, digest, content, len(content))
+    assert written[FILE_HEADER_BYTES:] == GOLDEN_PACK[FILE_HEADER_BYTES:]
+
+
+def test_a_compressed_chunk_is_written_as_it_came(tmp_path: Path) -> None:
+    content = b"syncline\n" * 100
+    digest = digest_of(content)
+    body = Compressed(GOLDEN_FRAME, len(content))
+    filled(tmp_path / "packs", [(digest, body)])
+    written = pack_path(tmp_path / "packs").read_bytes()
+    assert written == file_header(2) + record(1, digest, GOLDEN_FRAME, len(content))
+    store = PackStore(tmp_path / "packs")
+    (found,) = store.scan(1, 0)
+    assert found == Record(Location(1, FILE_HEADER_BYTES, 49 + len(GOLDEN_FRAME)), digest)
+    assert store.read(digest, found.location) == content
+    assert store.read_body(digest, found.location) == body
+    store.close()
+
+
+def test_a_pack_of_format_1_takes_no_more_records(tmp_path: Path) -> None:
+    pack_path(tmp_path).write_bytes(GOLDEN_PACK)
+    store = PackStore(tmp_path)
+    assert store.cut_tail(1, len(GOLDEN_PACK)) == 0
+    (location,) = store.append(numbered(1))
+    assert location.pack == 2
+    store.close()
+    assert pack_path(tmp_path).read_bytes() == GOLDEN_PACK
+
+
+@pytest.mark.parametrize(
+    ("payload", "size"),
+    [(b"", 10), (b"0123456789", 10), (b"0123456789", 9), (b"0123456789", 2**20 + 1)],
+    ids=["empty", "as long as the chunk", "longer", "over 1 MiB"],
+)
+def test_a_compressed_record_of_impossible_sizes_is_none(
+    tmp_path: Path, payload: bytes, size: int
+) -> None:
+    digest = digest_of(b"whatever")
+    raw = record(1, digest, payload, size)
+    pack_path(tmp_path).write_bytes(file_header(2) + raw)
+    store = PackStore(tmp_path)
+    assert list(store.scan(1, 0)) == []
+    with pytest.raises(Corrupt):
+        store.read(digest, Location(1, FILE_HEADER_BYTES, len(raw)))
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("payload", "size"),
+    [(GOLDEN_FRAME, 899), (GOLDEN_FRAME, 901), (GOLDEN_FRAME[:-1], 900), (b"no zstd", 900)],
+    ids=["it makes more", "it makes less", "cut off", "garbage"],
+)
+def test_a_record_that_cannot_be_opened_is_damaged_and_what_follows_is_found(
+    tmp_path: Path, payload: bytes, size: int
+) -> None:
+    digest = digest_of(b"syncline\n" * 100)
+    raw = record(1, digest, payload, size)
+    pack_path(tmp_path).write_bytes(file_header(2) + raw)
+    location = Location(1, FILE_HEADER_BYTES, len(raw))
+    store = PackStore(tmp_path)
+    assert store.cut_tail(1, FILE_HEADER_BYTES + len(raw)) == 0
+    (after,) = store.append(numbered(1))
+    assert list(store.scan(1, 0)) == [Record(location, None), Record(after, numbered(1)[0][0])]
+    for read in (store.read, store.read_body):
+        with pytest.raises(Corrupt) as caught:
+            read(digest, location)
+        assert caught.value.fields["digest"] == digest.hex()
+    store.close()
 
 
 def test_a_pack_of_format_1_is_read(tmp_path: Path) -> None:
@@ -51,15 +136,14 @@ def test_a_pack_of_format_1_is_read(tmp_path: Path) -> None:
 
 
 def newer_file_header() -> bytes:
-    fields = struct.pack(">8sI", b"SLNEPACK", 2)
-    return fields + struct.pack(">I", zlib.crc32(fields))
+    return file_header(3)
 
 
 def test_a_newer_pack_is_refused_and_left_alone(tmp_path: Path) -> None:
     pack_path(tmp_path).write_bytes(newer_file_header() + b"whatever")
     with pytest.raises(TooNew) as caught:
         PackStore(tmp_path)
-    assert caught.value.fields == {"pack": "1", "found": "2", "newest": "1"}
+    assert caught.value.fields == {"pack": "1", "found": "3", "newest": "2"}
     assert pack_path(tmp_path).read_bytes() == newer_file_header() + b"whatever"
 
 
@@ -78,17 +162,15 @@ def test_an_older_pack_of_a_newer_format_is_refused_when_it_is_used(tmp_path: Pa
 
 
 def test_a_record_of_an_unknown_kind_is_too_new(tmp_path: Path) -> None:
-    content = b"compressed some day"
+    content = b"encrypted some day"
     digest = digest_of(content)
-    fields = struct.pack(">4sBII32s", b"\xf5SLr", 1, len(content), 1000, digest)
-    place = struct.pack(">QQ", 1, FILE_HEADER_BYTES)
-    header = fields + struct.pack(">I", zlib.crc32(place + fields))
-    pack_path(tmp_path).write_bytes(GOLDEN_PACK[:FILE_HEADER_BYTES] + header + content)
+    raw = record(2, digest, content, 1000)
+    pack_path(tmp_path).write_bytes(GOLDEN_PACK[:FILE_HEADER_BYTES] + raw)
     store = PackStore(tmp_path)
     with pytest.raises(TooNew):
         list(store.scan(1, 0))
     with pytest.raises(TooNew):
-        store.read(digest, Location(1, FILE_HEADER_BYTES, len(header) + len(content)))
+        store.read(digest, Location(1, FILE_HEADER_BYTES, len(raw)))
     store.close()
 
 

@@ -219,7 +219,9 @@ def test_missing() -> None:
     digests = tuple(digest_of(b"%d" % i) for i in range(40_000))
     parts = [over_wire(part) for part in convert_answers.missing_frames(digests)]
     assert len(parts) == 3
-    assert sum((convert_answers.missing_from_pb(part) for part in parts), ()) == digests
+    wanted = [each for part in parts for each in convert_answers.missing_from_pb(part)]
+    assert tuple(each.digest for each in wanted) == digests
+    assert all(each.may_be_zstd for each in wanted)
 
 
 # -- Watch -------------------------------------------------------------------
@@ -303,7 +305,11 @@ def test_protocols_that_do_not_meet_are_too_new() -> None:
 def test_fetch_list_and_stat_requests() -> None:
     digests = (digest_of(b"a"), digest_of(b"b"))
     fetch = over_wire(convert_reads.fetch_to_pb("v", digests))
-    assert convert_reads.fetch_from_pb(fetch) == ("v", digests)
+    wanted = convert_reads.WantedChunks(digests, may_be_zstd=True)
+    assert convert_reads.fetch_from_pb(fetch) == ("v", wanted)
+    fetch.chunks.ClearField("encodings")
+    plain = convert_reads.WantedChunks(digests, may_be_zstd=False)
+    assert convert_reads.fetch_from_pb(fetch) == ("v", plain)
     listing = convert_reads.Listing(RelPath.parse(b"a/b"), True, Revision(4))
     message = over_wire(convert_reads.list_to_pb("v", listing))
     assert convert_reads.list_from_pb(message) == ("v", listing)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from syncline.adapters.packs import PackStore
+from syncline.core.bodies import ChunkBody
 from syncline.core.identity import Digest, digest_of
 from syncline.ports.chunks import Location, Record
 
@@ -17,7 +18,7 @@ def numbered(count: int, size: int = 20) -> Chunks:
     return [(digest_of(content), content) for content in contents]
 
 
-def filled(directory: Path, chunks: Chunks) -> list[Location]:
+def filled(directory: Path, chunks: Sequence[tuple[Digest, ChunkBody]]) -> list[Location]:
     """Write chunks to pack 1 of a new store and close it."""
     store = PackStore(directory)
     locations = store.append(chunks)

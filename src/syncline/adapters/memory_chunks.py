@@ -13,6 +13,7 @@ from syncline.adapters.pack_format import (
     FILE_HEADER_BYTES,
     PACK_BYTES_MAX,
     ReadAt,
+    Verified,
     corrupt,
     encode_file_header,
     encode_record_header,
@@ -20,6 +21,7 @@ from syncline.adapters.pack_format import (
     read_chunk,
     scan_records,
 )
+from syncline.core.bodies import ChunkBody, held_bytes
 from syncline.core.identity import Digest
 from syncline.errors import Corrupt, LocalFailure, NoSpace
 from syncline.ports.chunks import Location, Record
@@ -53,7 +55,7 @@ class MemoryChunkStore:
         self._failing_syncs = 0
         self._lock = threading.Lock()
 
-    def append(self, chunks: Sequence[tuple[Digest, bytes]]) -> list[Location]:
+    def append(self, chunks: Sequence[tuple[Digest, ChunkBody]]) -> list[Location]:
         """Add chunks, all to one pack; raise NoSpace when they do not fit (none is added)."""
         if not chunks:
             return []
@@ -62,12 +64,13 @@ class MemoryChunkStore:
             image = self._images[number]
             locations: list[Location] = []
             added = bytearray()
-            for digest, content in chunks:
+            for digest, body in chunks:
                 offset = len(image.content) + len(added)
-                header = encode_record_header(number, offset, digest, len(content))
+                header = encode_record_header(number, offset, digest, body)
+                payload = held_bytes(body)
                 added += header
-                added += content
-                locations.append(Location(number, offset, len(header) + len(content)))
+                added += payload
+                locations.append(Location(number, offset, len(header) + len(payload)))
             self._check_room(len(added))
             image.content += added
             image.unsynced += locations
@@ -93,6 +96,13 @@ class MemoryChunkStore:
 
     def read(self, digest: Digest, location: Location) -> bytes:
         """Return a chunk; raise Corrupt for wrong, lost or missing bytes."""
+        return self._read(digest, location).plain
+
+    def read_body(self, digest: Digest, location: Location) -> ChunkBody:
+        """Return a chunk as it lies there, checked; raise what `read` raises."""
+        return self._read(digest, location).body
+
+    def _read(self, digest: Digest, location: Location) -> Verified:
         with self._lock:
             if self._is_lost(location):
                 raise corrupt(digest, location, "it was lost when a sync failed")

@@ -6,7 +6,8 @@ the payload, one chunk. `docs/FORMAT.md`, section "Packs", has the layout.
 P1  A record's header carries a CRC over its own fields, the pack's number and its offset: bytes
     that stand anywhere else are no record, be it a misdirected write or a user's file that is a
     copy of a pack.
-P2  A chunk counts as found only where its payload has the digest in its header.
+P2  A chunk counts as found only where its payload, decompressed if it is compressed, has the digest
+    in its header.
 P3  Looking through a pack holds one payload or one search window in memory, never the pack.
 """
 
@@ -17,13 +18,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from syncline.core.bodies import ChunkBody, Compressed, held_bytes, plain_bytes, plain_size
 from syncline.core.identity import DIGEST_BYTES, Digest, digest_of
+from syncline.core.manifests import CHUNK_BYTES_MAX
 from syncline.errors import Corrupt, TooNew
 from syncline.ports.chunks import Location, Record
 
 FORMAT_OLDEST_READ = 1
-FORMAT_NEWEST_READ = 1
-FORMAT_WRITTEN = 1
+FORMAT_NEWEST_READ = 2
+FORMAT_WRITTEN = 2
+"""Format 1 had no compressed records; a program that knows it alone refuses packs that may."""
 
 PACK_BYTES_MAX = 256 * 1024 * 1024
 """A pack that reached this gets no more records; one batch may carry it past."""
@@ -34,6 +38,7 @@ PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
 _PACK_MAGIC = b"SLNEPACK"
 _RECORD_MAGIC = b"\xf5SLr"
 _FLAGS_RAW = 0
+_FLAGS_ZSTD = 1
 
 _FILE = struct.Struct(">8sI")
 _FIELDS = struct.Struct(f">4sBII{DIGEST_BYTES}s")
@@ -93,10 +98,12 @@ def read_version(raw: bytes, pack: int) -> int | None:
     return int(version)
 
 
-def encode_record_header(pack: int, offset: int, digest: Digest, size: int) -> bytes:
-    """Return the header of a raw record with `size` bytes of payload at `offset` of the pack."""
+def encode_record_header(pack: int, offset: int, digest: Digest, body: ChunkBody) -> bytes:
+    """Return the header of the record at `offset` of the pack whose payload is `body`."""
+    size = plain_size(body)
     assert size <= PAYLOAD_BYTES_MAX, f"a chunk of {size} bytes is over the limit of the format"
-    fields = _FIELDS.pack(_RECORD_MAGIC, _FLAGS_RAW, size, size, digest)
+    flags = _FLAGS_ZSTD if isinstance(body, Compressed) else _FLAGS_RAW
+    fields = _FIELDS.pack(_RECORD_MAGIC, flags, len(held_bytes(body)), size, digest)
     return fields + _CRC.pack(_header_crc(fields, pack, offset))
 
 
@@ -115,6 +122,8 @@ def parse_record_header(raw: bytes, pack: int, offset: int) -> RecordHeader | No
     _, flags, stored, size, digest = _FIELDS.unpack(fields)
     if flags == _FLAGS_RAW and (stored != size or size > PAYLOAD_BYTES_MAX):
         return None
+    if flags == _FLAGS_ZSTD and not 0 < stored < size <= CHUNK_BYTES_MAX:
+        return None
     return RecordHeader(flags, stored, size, Digest(digest))
 
 
@@ -129,7 +138,15 @@ def corrupt(digest: Digest, location: Location, reason: str) -> Corrupt:
     )
 
 
-def read_chunk(read_at: ReadAt, digest: Digest, location: Location) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A chunk that has its digest: as it lies in the pack, and plain."""
+
+    body: ChunkBody
+    plain: bytes
+
+
+def read_chunk(read_at: ReadAt, digest: Digest, location: Location) -> Verified:
     """Return the chunk at a location; raise Corrupt for anything else than its bytes (P2).
 
     Raise TooNew for a record of a newer version.
@@ -152,13 +169,28 @@ def read_chunk(read_at: ReadAt, digest: Digest, location: Location) -> bytes:
     payload = read_at(location.offset + RECORD_HEADER_BYTES, size)
     if len(payload) < size:
         raise corrupt(digest, location, "the pack ends inside the record")
-    if digest_of(payload) != digest:
+    found = _verify(header, payload)
+    if found is None:
         raise corrupt(digest, location, "the bytes do not match the digest")
-    return payload
+    return found
+
+
+def _verify(header: RecordHeader, payload: bytes) -> Verified | None:
+    """Return what a payload is; None where it is not what its header says (P2)."""
+    body: ChunkBody = payload
+    if header.flags == _FLAGS_ZSTD:
+        if len(payload) != header.stored_bytes:
+            return None
+        body = Compressed(payload, header.raw_bytes)
+    try:
+        plain = plain_bytes(body)
+    except Corrupt:
+        return None
+    return Verified(body, plain) if digest_of(plain) == header.digest else None
 
 
 def _check_flags(header: RecordHeader, pack: int, offset: int) -> None:
-    if header.flags != _FLAGS_RAW:
+    if header.flags not in (_FLAGS_RAW, _FLAGS_ZSTD):
         raise TooNew(
             f"pack {pack_name(pack)} has a record of an unknown kind {header.flags} at offset "
             f"{offset}",
@@ -200,7 +232,7 @@ def scan_records(read_at: ReadAt, pack: int, start: int, end: int) -> Iterator[R
 
 def _has_payload(read_at: ReadAt, offset: int, header: RecordHeader) -> bool:
     payload = read_at(offset + RECORD_HEADER_BYTES, header.stored_bytes)
-    return digest_of(payload) == header.digest
+    return _verify(header, payload) is not None
 
 
 def _find_record(read_at: ReadAt, pack: int, start: int, end: int) -> int | None:
@@ -224,7 +256,7 @@ def _find_record(read_at: ReadAt, pack: int, start: int, end: int) -> int | None
 
 def _is_whole(read_at: ReadAt, offset: int, header: RecordHeader, end: int) -> bool:
     return (
-        header.flags == _FLAGS_RAW
+        header.flags in (_FLAGS_RAW, _FLAGS_ZSTD)
         and offset + RECORD_HEADER_BYTES + header.stored_bytes <= end
         and _has_payload(read_at, offset, header)
     )

@@ -26,6 +26,7 @@ from syncline.adapters.pack_format import (
     FILE_HEADER_BYTES,
     FORMAT_WRITTEN,
     PACK_BYTES_MAX,
+    Verified,
     corrupt,
     encode_file_header,
     encode_record_header,
@@ -34,6 +35,7 @@ from syncline.adapters.pack_format import (
     read_version,
     scan_records,
 )
+from syncline.core.bodies import ChunkBody, held_bytes
 from syncline.core.identity import Digest
 from syncline.errors import Corrupt
 from syncline.ports.chunks import Location, Record
@@ -111,7 +113,7 @@ class PackStore:
         if numbers:
             self._readers.open(numbers[-1])
 
-    def append(self, chunks: Sequence[tuple[Digest, bytes]]) -> list[Location]:
+    def append(self, chunks: Sequence[tuple[Digest, ChunkBody]]) -> list[Location]:
         """Write chunks in one go, all to one pack; return where each one lies.
 
         Raise NoSpace or LocalFailure: then none of `chunks` is stored. A full pack is synced before
@@ -155,6 +157,13 @@ class PackStore:
 
     def read(self, digest: Digest, location: Location) -> bytes:
         """Return a chunk; raise Corrupt for wrong, lost or missing bytes, LocalFailure for I/O."""
+        return self._read(digest, location).plain
+
+    def read_body(self, digest: Digest, location: Location) -> ChunkBody:
+        """Return a chunk as it lies there, checked; raise what `read` raises."""
+        return self._read(digest, location).body
+
+    def _read(self, digest: Digest, location: Location) -> Verified:
         if self._is_lost(location):
             raise corrupt(digest, location, "it was lost when a sync failed")
         try:
@@ -257,14 +266,15 @@ class PackStore:
             raise
         return _Pack(number, fd, FILE_HEADER_BYTES, FILE_HEADER_BYTES, is_name_durable=False)
 
-    def _write(self, pack: _Pack, chunks: Sequence[tuple[Digest, bytes]]) -> list[Location]:
+    def _write(self, pack: _Pack, chunks: Sequence[tuple[Digest, ChunkBody]]) -> list[Location]:
         locations: list[Location] = []
         buffers: list[bytes | memoryview] = []
         end = pack.end
-        for digest, content in chunks:
-            header = encode_record_header(pack.number, end, digest, len(content))
-            buffers += (header, content)
-            size = len(header) + len(content)
+        for digest, body in chunks:
+            header = encode_record_header(pack.number, end, digest, body)
+            payload = held_bytes(body)
+            buffers += (header, payload)
+            size = len(header) + len(payload)
             locations.append(Location(pack.number, end, size))
             end += size
         try:

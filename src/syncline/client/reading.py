@@ -30,6 +30,7 @@ from blake3 import blake3
 from syncline.client.assembling import SMALL_BYTES_MAX
 from syncline.client.local import OPEN_FILE, Directories, local_error
 from syncline.client.walk import Found, Lost, Step, not_regular
+from syncline.core.bodies import ChunkBody, Compressor
 from syncline.core.entries import MODE_MASK, Kind
 from syncline.core.fingerprints import GRAIN_NS
 from syncline.core.identity import Digest, digest_of
@@ -67,6 +68,7 @@ class Body:
         self.is_changed = False
         self.sent = 0
         self._fd = fd
+        self._compressor = Compressor()
         self._pieces = chunked.pieces
         self._places: dict[Digest, _Placed] = {}
         self._order: list[Digest] = []
@@ -84,9 +86,10 @@ class Body:
         """Return all that a server may ask for."""
         return [*self._pieces, *self._places]
 
-    def read_on(self, digest: Digest, bytes_max: int) -> list[tuple[Digest, bytes]]:
+    def read_on(self, digest: Digest, bytes_max: int) -> list[tuple[Digest, ChunkBody]]:
         """Return a chunk or a piece of the manifest, and the chunks that follow it.
 
+        Chunks are compressed where that pays; pieces are digests, which nothing makes smaller.
         Raises LocalFailure when the one that is asked for is gone (R2).
         """
         if digest in self._pieces:
@@ -101,7 +104,9 @@ class Body:
             self.is_changed = True
             self.error = busy(self.local)
             raise self.error
-        return [(digest, chunk), *self._read_after(first, bytes_max)]
+        pack = self._compressor.pack
+        following = self._read_after(first, bytes_max)
+        return [(digest, pack(chunk)), *((each, pack(data)) for each, data in following)]
 
     def _read_after(self, first: _Placed, bytes_max: int) -> Iterator[tuple[Digest, bytes]]:
         """Yield what follows a chunk, until it is too much or cannot be read: nobody asked yet."""

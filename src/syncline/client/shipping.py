@@ -24,6 +24,7 @@ from syncline.client.reading_ahead import ReadAhead
 from syncline.client.steady import ENDS_ALL, Backoff, Steady
 from syncline.client.survey import Parts, Survey, ancestors
 from syncline.client.walk import Found, Lost
+from syncline.core.bodies import ChunkBody, plain_size
 from syncline.core.changes import Accepted, Answer, Author, Outcome, Proposal, Put, RefusalCode
 from syncline.core.entries import Kind
 from syncline.core.identity import NO_REVISION, Digest, Revision
@@ -242,11 +243,12 @@ class Shipper:
 
         ahead = ReadAhead(self._executor, lambda digest, size: bodies[digest].read_on(digest, size))
 
-        async def source(digest: Digest) -> bytes:
+        async def source(digest: Digest) -> ChunkBody:
             chunk = await ahead.get(digest)
-            bodies[digest].sent += len(chunk)
+            size = plain_size(chunk)
+            bodies[digest].sent += size
             self._steady.progress()
-            self._report.advance(len(chunk))
+            self._report.advance(size)
             return chunk
 
         proposal = Proposal(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 from syncline import __version__
+from syncline.core.bodies import ChunkBody
 from syncline.core.changes import Answer, Author, HeldToken, Outcome, Proposal
 from syncline.core.identity import Digest, Revision
 from syncline.core.names import RelPath
@@ -140,7 +141,7 @@ class _Upload:
     async def alive(self) -> None:
         """Need nothing: nobody waits for a message."""
 
-    async def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+    async def request(self, digests: Sequence[Digest]) -> AsyncIterator[ChunkBody]:
         """Yield the chunks."""
         for digest in digests:
             yield await self._source(digest)

@@ -8,7 +8,8 @@ Contract, for every adapter:
 - `sync` makes durable all that was appended before it was called. When it raises, everything
   appended since the last good `sync` counts as lost, `read` of it raises `Corrupt`, and the store
   goes on in a new pack: a failed fsync is never retried as if nothing was lost.
-- `read` checks the bytes against the digest: it returns the right bytes or raises `Corrupt`.
+- `read` and `read_body` check the plain bytes against the digest: they return the right bytes or
+  raise `Corrupt`.
 - Errors: `NoSpace` when the disk is full, `Corrupt` for wrong bytes, `LocalFailure` for other I/O.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from syncline.core.bodies import ChunkBody
 from syncline.core.identity import Digest
 
 
@@ -41,8 +43,11 @@ class Record:
 class ChunkStore(Protocol):
     """The chunks of one volume."""
 
-    def append(self, chunks: Sequence[tuple[Digest, bytes]]) -> list[Location]:
-        """Write chunks that were checked against their digests; return where each one lies."""
+    def append(self, chunks: Sequence[tuple[Digest, ChunkBody]]) -> list[Location]:
+        """Write chunks that were checked against their digests; return where each one lies.
+
+        A chunk is kept in the body that it came in, compressed or plain.
+        """
 
     def sync(self, locations: Sequence[Location] = ()) -> None:
         """Make all that was appended so far durable, with one sync a pack.
@@ -52,6 +57,9 @@ class ChunkStore(Protocol):
 
     def read(self, digest: Digest, location: Location) -> bytes:
         """Return the bytes of a chunk; raise Corrupt when they do not match the digest."""
+
+    def read_body(self, digest: Digest, location: Location) -> ChunkBody:
+        """Return a chunk as it was appended; raise Corrupt when it does not match the digest."""
 
     def packs(self) -> Sequence[int]:
         """Return the numbers of all packs, oldest first."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from syncline.core.bodies import ChunkBody
 from syncline.core.changes import Answer, Author, Proposal
 from syncline.core.entries import Entry
 from syncline.core.identity import Digest, Revision, VolumeId
@@ -32,8 +33,9 @@ PROTOCOL_OLDEST = 1
 LOCKS = "locks"
 """The capability of a server that has user locks: Lock, Renew, Unlock, ListLocks, on WATCH too."""
 
-ChunkSource = Callable[[Digest], Awaitable[bytes]]
-"""Gives the bytes of a chunk that the proposal names; raises LocalFailure when it no longer can."""
+ChunkSource = Callable[[Digest], Awaitable[ChunkBody]]
+"""Gives a chunk that the proposal names, plain or compressed; raises LocalFailure when it no longer
+can. What the server does not take compressed the link opens on the way."""
 
 
 @dataclass(frozen=True, slots=True)

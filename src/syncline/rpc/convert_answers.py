@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 from syncline.core.changes import (
@@ -200,16 +201,25 @@ class AnswerReader:
 
 
 def missing_frames(digests: Sequence[Digest]) -> Iterator[pb.Missing]:
-    """Yield the digests of chunks to send, in order, in parts."""
+    """Yield the digests of chunks to send, in order, in parts; they may come compressed."""
     for part in digest_groups(digests):
-        yield pb.Missing(digests=part)
+        yield pb.Missing(digests=part, encodings=[pb.ENCODING_ZSTD])
 
 
-def missing_from_pb(message: pb.Missing) -> tuple[Digest, ...]:
-    """Return the checked digests of chunks to send."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A chunk that the server asks for, and whether it may come compressed."""
+
+    digest: Digest
+    may_be_zstd: bool
+
+
+def missing_from_pb(message: pb.Missing) -> tuple[Wanted, ...]:
+    """Return what the server asks for, the digests checked; unknown encodings are passed over."""
     if not message.digests:
         raise invalid("missing", "names no chunk")
-    return tuple(parse_digest(digest, "missing") for digest in message.digests)
+    may_be_zstd = pb.ENCODING_ZSTD in message.encodings
+    return tuple(Wanted(parse_digest(digest, "missing"), may_be_zstd) for digest in message.digests)
 
 
 def digest_groups(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:

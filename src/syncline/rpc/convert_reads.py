@@ -113,8 +113,9 @@ def facts_from_pb(message: pb.HelloResponse) -> ServerFacts:
 
 
 def fetch_to_pb(volume: str, digests: Sequence[Digest]) -> pb.FetchRequest:
-    """Return the request for chunks by digest."""
-    return pb.FetchRequest(volume=volume, chunks=pb.FetchChunks(digests=digests))
+    """Return the request for chunks by digest, which may come compressed."""
+    chunks = pb.FetchChunks(digests=digests, encodings=[pb.ENCODING_ZSTD])
+    return pb.FetchRequest(volume=volume, chunks=chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,15 @@ class FileAddress:
     offset: int
 
 
-def fetch_from_pb(message: pb.FetchRequest) -> tuple[str, FileAddress | tuple[Digest, ...]]:
+@dataclass(frozen=True, slots=True)
+class WantedChunks:
+    """Chunks to fetch by their digests, and whether they may come compressed."""
+
+    digests: tuple[Digest, ...]
+    may_be_zstd: bool
+
+
+def fetch_from_pb(message: pb.FetchRequest) -> tuple[str, FileAddress | WantedChunks]:
     """Return the volume and what is asked for: a file, or chunks."""
     volume = parse_label(message.volume, "volume")
     match message.WhichOneof("what"):
@@ -146,7 +155,10 @@ def fetch_from_pb(message: pb.FetchRequest) -> tuple[str, FileAddress | tuple[Di
                     field="digests",
                     limit=f"{DIGESTS_PER_MESSAGE}",
                 )
-            return volume, tuple(parse_digest(digest, "digests") for digest in digests)
+            return volume, WantedChunks(
+                tuple(parse_digest(digest, "digests") for digest in digests),
+                pb.ENCODING_ZSTD in message.chunks.encodings,
+            )
         case _:
             raise invalid("what", "the FETCH asks for nothing that is known")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 
 import grpc.aio
 
 from syncline import __version__
+from syncline.core.bodies import ChunkBody, Compressed, plain_bytes, plain_size
 from syncline.core.changes import Answer, Author, HeldToken, Proposal
 from syncline.core.identity import Digest, Revision, digest_of
 from syncline.core.manifests import CHUNK_BYTES_MAX
@@ -68,6 +69,12 @@ from syncline.rpc.store_call import StoreCall
 
 _HASH_INLINE_BYTES_MAX = CHUNK_BYTES_MAX
 """Up to here a digest (6 GB/s) costs less than the way to a thread and back."""
+
+_OPENING_COSTS = 8
+"""To open a compressed byte takes so many times as long as a digest of it."""
+
+_OPEN_BYTES_MAX = 2 * CHUNK_BYTES_MAX
+"""Plain content that is opened at once; what is behind it waits for its turn."""
 
 _WatchCall = StreamCall[pb.WatchRequest, pb.WatchResponse]
 
@@ -142,14 +149,14 @@ class GrpcLink:
                 unpacker = ChunkUnpacker()
                 position = 0
                 while (response := await call.read()) is not None:
-                    chunks = _unpack(unpacker, response)
-                    expected = part[position : position + len(chunks)]
-                    position += len(chunks)
-                    if len(expected) < len(chunks):
+                    bodies = _unpack(unpacker, response)
+                    if len(part) - position < len(bodies):
                         raise ProtocolBroken("the server sent more chunks than were asked for")
-                    await _check_chunks(expected, chunks)
-                    for chunk in chunks:
-                        yield chunk
+                    for group in _opened_at_once(bodies):
+                        expected = part[position : position + len(group)]
+                        position += len(group)
+                        for chunk in await _open_checked(expected, group):
+                            yield chunk
                 if position < len(part) or unpacker.is_partial:
                     raise ProtocolBroken("the server ended a FETCH before its last chunk")
 
@@ -250,28 +257,49 @@ class GrpcLink:
                     yield located
 
 
-def _unpack(unpacker: ChunkUnpacker, response: pb.FetchResponse | Frame) -> list[bytes]:
+def _unpack(unpacker: ChunkUnpacker, response: pb.FetchResponse | Frame) -> list[ChunkBody]:
     with server_said():
         if not isinstance(response, Frame):
             raise invalid("part", "a FETCH by digest has chunks alone")
         return unpacker.add(response)
 
 
-async def _check_chunks(digests: Sequence[Digest], chunks: Sequence[bytes]) -> None:
-    """Raise Corrupt for the first chunk that is not what its digest says."""
-    if sum(map(len, chunks)) > _HASH_INLINE_BYTES_MAX:
-        wrong = await asyncio.to_thread(_first_wrong, digests, chunks)
-    else:
-        wrong = _first_wrong(digests, chunks)
-    if wrong is not None:
-        raise Corrupt("the server sent a chunk with other bytes", digest=wrong.hex())
+def _opened_at_once(bodies: Sequence[ChunkBody]) -> Iterator[Sequence[ChunkBody]]:
+    """Yield the chunks of a message in parts: little that is compressed may open to very much."""
+    start = size = 0
+    for index, body in enumerate(bodies):
+        size += plain_size(body)
+        if size >= _OPEN_BYTES_MAX:
+            yield bodies[start : index + 1]
+            start, size = index + 1, 0
+    if start < len(bodies):
+        yield bodies[start:]
 
 
-def _first_wrong(digests: Sequence[Digest], chunks: Sequence[bytes]) -> Digest | None:
-    for digest, chunk in zip(digests, chunks, strict=True):
+async def _open_checked(digests: Sequence[Digest], bodies: Sequence[ChunkBody]) -> Sequence[bytes]:
+    """Return the chunks plain; raise Corrupt for the first that is not what its digest says."""
+    work = sum(
+        _OPENING_COSTS * body.size if isinstance(body, Compressed) else len(body) for body in bodies
+    )
+    if work > _HASH_INLINE_BYTES_MAX:
+        return await asyncio.to_thread(_open_all, digests, bodies)
+    return _open_all(digests, bodies)
+
+
+def _open_all(digests: Sequence[Digest], bodies: Sequence[ChunkBody]) -> list[bytes]:
+    plain: list[bytes] = []
+    for digest, body in zip(digests, bodies, strict=True):
+        try:
+            chunk = plain_bytes(body)
+        except Corrupt as error:
+            raise Corrupt(
+                f"the server sent a chunk that cannot be opened: {error.message}",
+                digest=digest.hex(),
+            ) from error
         if digest_of(chunk) != digest:
-            return digest
-    return None
+            raise Corrupt("the server sent a chunk with other bytes", digest=digest.hex())
+        plain.append(chunk)
+    return plain
 
 
 async def _report(

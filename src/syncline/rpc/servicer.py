@@ -15,6 +15,7 @@ from typing import TypeVar
 import grpc.aio
 
 from syncline import __version__
+from syncline.core.bodies import ChunkBody
 from syncline.core.changes import Outcome
 from syncline.core.identity import Digest
 from syncline.errors import Invalid, SynclineError, TimedOut
@@ -44,7 +45,7 @@ from syncline.rpc.frames import FETCH_FIELD, ChunkPacker, ChunkUnpacker, Frame
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 from syncline.rpc.methods import Behaviour
 from syncline.server.feed import FeedItem, WithPaths
-from syncline.server.fetch import fetch_chunks, fetch_content, find_file
+from syncline.server.fetch import fetch_bodies, fetch_chunks, fetch_content, find_file
 from syncline.server.listing import listing, stat
 from syncline.server.store import delete, store
 from syncline.server.volume import ServedVolume, VolumeSet
@@ -57,7 +58,7 @@ T = TypeVar("T")
 PROPOSAL_COPIES = 4
 """What a proposal takes in memory for each byte on the wire, at the most: as objects of changes."""
 
-_Read = Sequence[bytes] | SynclineError | None
+_Read = Sequence[ChunkBody] | SynclineError | None
 """Chunks that were read for a FETCH, or why there are no more; None at the end."""
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -136,13 +137,16 @@ class Servicer:
         """Send one file by its path, or chunks by their digests."""
         name, wanted = convert_reads.fetch_from_pb(request)
         volume = self._volumes.find(name)
+        batches: AsyncGenerator[Sequence[ChunkBody], None]
         with self._volumes.reads.enter(context.peer()):
             if isinstance(wanted, convert_reads.FileAddress):
                 found = await find_file(volume, wanted.path, wanted.at)
                 await context.write(pb.FetchResponse(found=located_to_pb(found)))
                 batches = fetch_content(volume, found.entry, wanted.offset)
+            elif wanted.may_be_zstd:
+                batches = fetch_bodies(volume, wanted.digests)
             else:
-                batches = fetch_chunks(volume, wanted)
+                batches = fetch_chunks(volume, wanted.digests)
             ready: asyncio.Queue[_Read] = asyncio.Queue(1)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -256,7 +260,7 @@ async def _event_frames(
 
 
 async def _read_ahead(
-    batches: AsyncGenerator[Sequence[bytes], None], ready: asyncio.Queue[_Read]
+    batches: AsyncGenerator[Sequence[ChunkBody], None], ready: asyncio.Queue[_Read]
 ) -> None:
     """Read the next batch while one is sent; what was read before an error is sent first."""
     try:
@@ -354,7 +358,7 @@ class _Upload:
         for frame in convert_answers.granted_frames(outcomes):
             await self._context.write(pb.StoreResponse(granted=frame))
 
-    async def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+    async def request(self, digests: Sequence[Digest]) -> AsyncIterator[ChunkBody]:
         """Ask for chunks and yield what comes, as many as were asked for."""
         for frame in convert_answers.missing_frames(digests):
             await self._context.write(pb.StoreResponse(missing=frame))

@@ -3,18 +3,19 @@
 S1  The reader never waits for the writer: a server that asks while we send cannot lock up with us.
 S2  What the server says wins over a failed write: only reading tells why a call ended.
 S3  Memory is a few chunks of read-ahead, and the digests that the server may still wait for.
+S4  A server that did not say that it takes compressed chunks gets plain ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+from syncline.core.bodies import ChunkBody, Compressed, plain_bytes
 from syncline.core.changes import Answer, Proposal
-from syncline.core.identity import Digest
 from syncline.errors import ProtocolBroken, Unavailable
 from syncline.ports.link import ChunkSource
 from syncline.rpc.calls import StreamCall, only_error, server_said, timed_out
-from syncline.rpc.convert_answers import AnswerReader, missing_from_pb
+from syncline.rpc.convert_answers import AnswerReader, Wanted, missing_from_pb
 from syncline.rpc.convert_entries import invalid
 from syncline.rpc.convert_store import begin_to_pb, change_frames
 from syncline.rpc.frames import STORE_FIELD, ChunkPacker
@@ -46,8 +47,8 @@ class StoreCall:
         self._source = source
         self._timeout_s = timeout_s
         self._deadline = asyncio.timeout(timeout_s)
-        self._wanted: asyncio.Queue[Digest] = asyncio.Queue(_WANTED_MAX)
-        self._chunks: asyncio.Queue[bytes] = asyncio.Queue(_READ_AHEAD_CHUNKS)
+        self._wanted: asyncio.Queue[Wanted] = asyncio.Queue(_WANTED_MAX)
+        self._chunks: asyncio.Queue[ChunkBody] = asyncio.Queue(_READ_AHEAD_CHUNKS)
 
     async def run(self) -> Answer:
         """Carry it out, once; return the answer or raise the one typed error it ended with."""
@@ -100,7 +101,10 @@ class StoreCall:
     async def _load(self) -> None:
         """Read what the server asked for, in order, a little ahead of the writer (S3)."""
         while True:
-            chunk = await self._source(await self._wanted.get())
+            wanted = await self._wanted.get()
+            chunk = await self._source(wanted.digest)
+            if isinstance(chunk, Compressed) and not wanted.may_be_zstd:
+                chunk = await asyncio.to_thread(plain_bytes, chunk)  # S4
             self._progress()
             await self._chunks.put(chunk)
 
@@ -125,10 +129,10 @@ class StoreCall:
             raise invalid("part", "something follows the whole answer")
         match response.WhichOneof("part"):
             case "missing":
-                for digest in missing_from_pb(response.missing):
+                for wanted in missing_from_pb(response.missing):
                     if self._wanted.full():
                         raise invalid("missing", "more chunks are asked for than can be kept")
-                    self._wanted.put_nowait(digest)
+                    self._wanted.put_nowait(wanted)
             case "committed":
                 reader.add(response.committed)
             case "granted":

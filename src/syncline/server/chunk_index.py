@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
+from syncline.core.bodies import ChunkBody
 from syncline.core.identity import Digest, VolumeId
 from syncline.errors import Corrupt, NotFound
 from syncline.ports.chunks import ChunkStore, Location
@@ -58,7 +59,7 @@ class ChunkIndex:
             pending = self._pending
             return {digest: pending[digest] for digest in digests if digest in pending}
 
-    def append(self, chunks: Mapping[Digest, bytes]) -> None:
+    def append(self, chunks: Mapping[Digest, ChunkBody]) -> None:
         """Write checked chunks; they can be read at once and are durable after a commit."""
         if not chunks:
             return
@@ -137,6 +138,14 @@ class ChunkIndex:
         """Return the chunk at a location; raise Corrupt when its bytes are wrong."""
         try:
             return self._chunks.read(digest, location)
+        except Corrupt as error:
+            error.fields.setdefault("digest", digest.hex())
+            raise
+
+    def read_body_at(self, digest: Digest, location: Location) -> ChunkBody:
+        """Return the chunk at a location as it lies there; raise Corrupt when it is wrong."""
+        try:
+            return self._chunks.read_body(digest, location)
         except Corrupt as error:
             error.fields.setdefault("digest", digest.hex())
             raise

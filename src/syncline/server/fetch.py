@@ -6,8 +6,11 @@ again; the caller is told which one it is, then and each time until it is healed
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import TypeVar
 
+from syncline.core.bodies import ChunkBody, Compressed, plain_size
 from syncline.core.entries import Entry, Kind
 from syncline.core.identity import Digest, Revision
 from syncline.core.manifests import ChunkRef, decode_piece
@@ -27,6 +30,11 @@ BATCH_CHUNKS_MAX = 256
 DIGESTS_MAX = 16384
 """Chunks that one FETCH may ask for."""
 
+B = TypeVar("B", bytes, bytes | Compressed)
+
+_ReadAt = Callable[[Digest, Location], B]
+"""Gives a chunk at its place, plain or as it lies there; raises Corrupt."""
+
 
 async def fetch_chunks(
     volume: ServedVolume, digests: Sequence[Digest]
@@ -35,6 +43,26 @@ async def fetch_chunks(
 
     Raises NotFound for a chunk this volume does not have, Corrupt for one whose bytes are wrong.
     """
+    async with aclosing(_batches(volume, digests, volume.chunks.read_at)) as batches:
+        async for batch in batches:
+            yield batch
+
+
+async def fetch_bodies(
+    volume: ServedVolume, digests: Sequence[Digest]
+) -> AsyncGenerator[Sequence[ChunkBody], None]:
+    """Yield chunks as they are stored, compressed or plain, and raise what `fetch_chunks` raises.
+
+    What is compressed was opened and checked like all the rest (G8).
+    """
+    async with aclosing(_batches(volume, digests, volume.chunks.read_body_at)) as batches:
+        async for batch in batches:
+            yield batch
+
+
+async def _batches(
+    volume: ServedVolume, digests: Sequence[Digest], read_at: _ReadAt[B]
+) -> AsyncGenerator[Sequence[B], None]:
     if len(digests) > DIGESTS_MAX:
         raise Invalid(
             f"{len(digests)} chunks are too many for one FETCH, the limit is {DIGESTS_MAX}",
@@ -43,7 +71,7 @@ async def fetch_chunks(
         )
     position = 0
     while position < len(digests):
-        data = await _read(volume, digests[position : position + BATCH_CHUNKS_MAX])
+        data = await _read(volume, digests[position : position + BATCH_CHUNKS_MAX], read_at)
         position += len(data)
         yield data
 
@@ -98,37 +126,43 @@ async def fetch_content(
 
 
 async def _piece(volume: ServedVolume, piece: ChunkRef) -> Sequence[ChunkRef]:
-    (data,) = await _read(volume, [piece.digest])
+    (data,) = await _read(volume, [piece.digest], volume.chunks.read_at)
     return decode_piece(data)
 
 
-async def _read(volume: ServedVolume, digests: Sequence[Digest]) -> Sequence[bytes]:
+async def _read(
+    volume: ServedVolume, digests: Sequence[Digest], read_at: _ReadAt[B]
+) -> Sequence[B]:
     """Read the first few chunks; mark one that is damaged before saying so."""
     damaged: dict[Digest, Location] = {}
     try:
-        return await volume.workers.run(_read_some, volume, digests, damaged)
+        return await volume.workers.run(_read_some, volume, digests, read_at, damaged)
     except Corrupt:
         await mark_damaged(volume, damaged)
         raise
 
 
 def _read_some(
-    volume: ServedVolume, digests: Sequence[Digest], damaged: dict[Digest, Location]
-) -> list[bytes]:
+    volume: ServedVolume,
+    digests: Sequence[Digest],
+    read_at: _ReadAt[B],
+    damaged: dict[Digest, Location],
+) -> list[B]:
     """Return the first few chunks; note in `damaged` where one lies that makes this fail."""
     located = volume.chunks.locate(digests)
-    data: list[bytes] = []
+    data: list[B] = []
     size = 0
     for digest in digests:
         location = located.get(digest)
         if location is None:
             raise _absent(volume, digest)
         try:
-            data.append(volume.chunks.read_at(digest, location))
+            data.append(read_at(digest, location))
         except Corrupt:
             damaged[digest] = location
             raise
-        size += len(data[-1])
+        # The plain size, because each of these bytes was gone through.
+        size += plain_size(data[-1])
         if size >= BATCH_BYTES_MAX:
             break
     return data

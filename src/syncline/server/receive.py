@@ -2,9 +2,9 @@
 
 Contents are walked in order, some thousand references at a time; what is missing of them is asked
 for in one message, and arrives in that order. Chunks go to the workers in batches of a few MiB:
-digest, append, and the whole digest of each content of several chunks, for which chunks that the
-server had already are read back (S1). While a worker has one batch, the next one arrives; memory is
-bounded by two, and by one page of references.
+open what is compressed, digest, append as it came, and the whole digest of each content of several
+chunks, for which chunks that the server had already are read back (S1). While a worker has one
+batch, the next one arrives; memory is bounded by two, and by one page of references.
 
 A chunk that is read back wrong is marked damaged, and so missing; the contents that have it are
 gone through once more from their beginning, and then it is asked for.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
+from syncline.core.bodies import ChunkBody, held_bytes, plain_bytes, plain_size
 from syncline.core.identity import Digest, digest_of
 from syncline.core.manifests import ChunkRef, Content, check_unfolded, decode_piece
 from syncline.errors import Corrupt, Invalid
@@ -56,7 +57,7 @@ class _Step:
 
     arriving: _Arriving
     ref: ChunkRef
-    data: bytes | None
+    data: ChunkBody | None
 
 
 class Receiver:
@@ -65,7 +66,7 @@ class Receiver:
     def __init__(
         self,
         volume: ServedVolume,
-        request: Callable[[Sequence[Digest]], AsyncIterator[bytes]],
+        request: Callable[[Sequence[Digest]], AsyncIterator[ChunkBody]],
         progress: Callable[[], Awaitable[None]],
     ) -> None:
         self._volume = volume
@@ -169,7 +170,7 @@ class Receiver:
             if not missing:
                 continue
             sizes = {ref.digest: ref.size for ref in refs}
-            batch: dict[Digest, bytes] = {}
+            batch: dict[Digest, ChunkBody] = {}
             async for digest, data in self._arrivals(missing):
                 batch[digest] = data
                 if len(batch) >= 16:
@@ -177,7 +178,7 @@ class Receiver:
                     batch = {}
             await self._volume.workers.run(self._keep, batch, sizes)
 
-    async def _arrivals(self, digests: Sequence[Digest]) -> AsyncIterator[tuple[Digest, bytes]]:
+    async def _arrivals(self, digests: Sequence[Digest]) -> AsyncIterator[tuple[Digest, ChunkBody]]:
         position = 0
         async for data in self._request(digests):
             await self._progress()
@@ -186,7 +187,7 @@ class Receiver:
         if position != len(digests):
             raise Invalid("the stream ended before all chunks came", field="chunks", reason="few")
 
-    def _keep(self, batch: dict[Digest, bytes], sizes: dict[Digest, int]) -> None:
+    def _keep(self, batch: dict[Digest, ChunkBody], sizes: dict[Digest, int]) -> None:
         for digest, data in batch.items():
             _check_chunk(digest, sizes[digest], data)
         self._volume.chunks.append(batch)
@@ -227,7 +228,8 @@ class Receiver:
                 assert coming is not None
                 open_digests.discard(ref.digest)
                 _, data = await anext(coming)
-                size += len(data)
+                # What it holds now, and what it says that it will.
+                size += max(len(held_bytes(data)), plain_size(data))
             else:
                 size += ref.size
             batch.append(_Step(one, ref, data))
@@ -250,17 +252,19 @@ class Receiver:
 
     def _digest(self, batch: Sequence[_Step]) -> dict[Digest, Location]:
         """Check, append and hash a batch, in a worker; return what the server had and is wrong."""
-        fresh: dict[Digest, bytes] = {}
+        fresh: dict[Digest, ChunkBody] = {}
+        opened: dict[Digest, bytes] = {}
         for step in batch:
             if step.data is not None:
-                _check_chunk(step.ref.digest, step.ref.size, step.data)
-                fresh[step.ref.digest] = step.data
+                digest = step.ref.digest
+                opened[digest] = _check_chunk(digest, step.ref.size, step.data)
+                fresh[digest] = step.data
         self._volume.chunks.append(fresh)
         damaged: dict[Digest, Location] = {}
         for step in batch:
             digest = step.ref.digest
             # What the server has is read, and its length is unproven.
-            data = fresh.get(digest) or self._read(digest, damaged)
+            data = opened.get(digest) or self._read(digest, damaged)
             if data is None:
                 step.arriving.is_damaged = True
                 continue
@@ -285,13 +289,23 @@ def _check_size(ref: ChunkRef, data: bytes) -> None:
         )
 
 
-def _check_chunk(digest: Digest, size: int, data: bytes) -> None:
-    if len(data) != size or digest_of(data) != digest:
+def _check_chunk(digest: Digest, size: int, body: ChunkBody) -> bytes:
+    """Return the plain bytes of a chunk; nothing is opened that says to have another size."""
+    try:
+        plain = plain_bytes(body) if plain_size(body) == size else None
+    except Corrupt as error:
+        raise Invalid(
+            f"chunk {digest.hex()} cannot be opened: {error.message}",
+            field="chunks",
+            reason="encoding",
+        ) from error
+    if plain is None or digest_of(plain) != digest:
         raise Invalid(
             f"a chunk that came does not have the digest {digest.hex()} and {size} bytes",
             field="chunks",
             reason="digest",
         )
+    return plain
 
 
 def _check_whole(one: _Arriving) -> None:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from syncline.core.bodies import ChunkBody
 from syncline.core.bounds import CommitBounds
 from syncline.core.changes import (
     Accepted,
@@ -57,7 +58,7 @@ class Upload(Protocol):
     async def alive(self) -> None:
         """Called often while the server works without needing anything: a sign of life is due."""
 
-    def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+    def request(self, digests: Sequence[Digest]) -> AsyncIterator[ChunkBody]:
         """Ask for chunks; yield the bytes in that order. The bytes are not checked yet."""
 
 
@@ -135,7 +136,7 @@ class _NoUpload:
         """Never called: a delete has no content."""
         raise AssertionError("a delete takes no time over content")
 
-    def request(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+    def request(self, digests: Sequence[Digest]) -> AsyncIterator[ChunkBody]:
         """Never called: a delete has no content."""
         raise AssertionError("a delete has no content to ask for")
 

@@ -20,6 +20,7 @@ from syncline.client.mount.growing import Guarded, chunk_file
 from syncline.client.mount.handles import Handles
 from syncline.client.mount.mounted_file import MountedFile
 from syncline.client.reading_ahead import ReadAhead
+from syncline.core.bodies import ChunkBody, Compressor, plain_size
 from syncline.core.changes import Answer, Author, Delete, HeldToken, Proposal, PutFile
 from syncline.core.identity import Digest, EntryId, OpId, digest_of
 from syncline.core.manifests import INLINE_BYTES_MAX, ChunkRef
@@ -103,10 +104,10 @@ class Sender:
         ahead = ReadAhead(self._reads, sources.read_on)
         left = sum(put.content.size for put in puts)
 
-        async def source(digest: Digest) -> bytes:
+        async def source(digest: Digest) -> ChunkBody:
             nonlocal left
             chunk = await ahead.get(digest)
-            told = min(len(chunk), left)
+            told = min(plain_size(chunk), left)
             left -= told
             progress(told)
             return chunk
@@ -171,6 +172,8 @@ class _Sources:
         self._pieces: dict[Digest, bytes] = {}
         self.inline: dict[Digest, bytes] = {}
         self._unread: list[PutFile] = []
+        self._compressed: EntryId | None = None
+        self._compressor = Compressor()
         self._folded = [put for put in puts if put.content.depth]
         for put in puts:
             if not put.content.depth:
@@ -224,8 +227,10 @@ class _Sources:
         if unread:
             raise FileUnread(unread[0].message, _ids(unread), **unread[0].fields)
 
-    def read_on(self, digest: Digest, bytes_max: int) -> list[tuple[Digest, bytes]]:
+    def read_on(self, digest: Digest, bytes_max: int) -> list[tuple[Digest, ChunkBody]]:
         """Return a chunk, or a piece of a manifest, that the server lacks, and what comes after it.
+
+        Chunks are compressed where that pays; pieces are digests, which nothing makes smaller.
 
         Raises FileChanged, FileUnread, and ProtocolBroken for what no change of the batch names.
         """
@@ -237,7 +242,7 @@ class _Sources:
             if digest not in self._places:
                 raise ProtocolBroken(f"the server asks for chunk {digest.hex()}, which is not sent")
             first = self._places[digest]
-            found = [(digest, self._read_placed(digest, first))]
+            found = [(digest, self._pack(first, self._read_placed(digest, first)))]
             size = first.size
             for index in range(first.index + 1, len(self._order)):
                 following = self._order[index]
@@ -246,11 +251,18 @@ class _Sources:
                 if size > bytes_max or placed.put is not first.put:
                     break
                 try:
-                    found.append((following, self._read_placed(following, placed)))
+                    chunk = self._read_placed(following, placed)
                 except (FileChanged, FileUnread):
                     # Nobody asked for it: whoever does is told then.
                     break
+                found.append((following, self._pack(placed, chunk)))
             return found
+
+    def _pack(self, placed: _Placed, chunk: bytes) -> ChunkBody:
+        """Return a chunk as it travels; what did not pay in one file says nothing of the next."""
+        if self._compressed != placed.put.id:
+            self._compressed, self._compressor = placed.put.id, Compressor()
+        return self._compressor.pack(chunk)
 
     def _read_placed(self, digest: Digest, placed: _Placed) -> bytes:
         held = self._contents.get(placed.put.content.digest)

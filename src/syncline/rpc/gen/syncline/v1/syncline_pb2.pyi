@@ -42,6 +42,26 @@ KIND_DIRECTORY: Kind.ValueType  # 2
 KIND_LINK: Kind.ValueType  # 3
 Global___Kind: _TypeAlias = Kind  # noqa: Y015
 
+class _Encoding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Encoding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENCODING_UNSPECIFIED: _Encoding.ValueType  # 0
+    """As they are."""
+    ENCODING_ZSTD: _Encoding.ValueType  # 1
+    """One zstd frame."""
+
+class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper):
+    """How the bytes of a chunk are written. Digests are of the plain bytes."""
+
+ENCODING_UNSPECIFIED: Encoding.ValueType  # 0
+"""As they are."""
+ENCODING_ZSTD: Encoding.ValueType  # 1
+"""One zstd frame."""
+Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
+
 class _RefusalCode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -771,17 +791,25 @@ class ChunkPiece(_message.Message):
 
     DATA_FIELD_NUMBER: _builtins.int
     IS_CUT_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     is_cut: _builtins.bool
+    encoding: Global___Encoding.ValueType
+    """Of the whole chunk, and said by its last piece alone."""
+    size: _builtins.int
+    """How many bytes the chunk has when it is not encoded; 0 where it is as it is."""
     def __init__(
         self,
         *,
         data: _builtins.bytes = ...,
         is_cut: _builtins.bool = ...,
+        encoding: Global___Encoding.ValueType = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "is_cut", b"is_cut"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "encoding", b"encoding", "is_cut", b"is_cut", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -846,16 +874,22 @@ class Missing(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGESTS_FIELD_NUMBER: _builtins.int
+    ENCODINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def encodings(self) -> _containers.RepeatedScalarFieldContainer[Global___Encoding.ValueType]:
+        """What these chunks may be encoded in; they may always be as they are."""
+
     def __init__(
         self,
         *,
         digests: _abc.Iterable[_builtins.bytes] | None = ...,
+        encodings: _abc.Iterable[Global___Encoding.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "encodings", b"encodings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1142,16 +1176,22 @@ class FetchChunks(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGESTS_FIELD_NUMBER: _builtins.int
+    ENCODINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def encodings(self) -> _containers.RepeatedScalarFieldContainer[Global___Encoding.ValueType]:
+        """What the chunks may be encoded in; they may always be as they are."""
+
     def __init__(
         self,
         *,
         digests: _abc.Iterable[_builtins.bytes] | None = ...,
+        encodings: _abc.Iterable[Global___Encoding.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "encodings", b"encodings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
