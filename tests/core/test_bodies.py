@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 import threading
 import tracemalloc
 
@@ -24,23 +22,11 @@ from syncline.core.bodies import (
 )
 from syncline.core.manifests import CHUNK_BYTES_MAX
 from syncline.errors import Corrupt
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from tests.support.bodies import noise, text, zstd
 
 TEXT = b"a word and a line of many, numbered, for nobody to read\n" * 400
 WINDOW = zstd.CompressionParameter.window_log
 SIZE_IS_SAID = zstd.CompressionParameter.content_size_flag
-
-
-def noise(size: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def text(size: int) -> bytes:
-    return (b"%07d a line\n" * (size // 15 + 1) % tuple(range(size // 15 + 1)))[:size]
 
 
 contents = st.one_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -19,7 +20,9 @@ from syncline.core.manifests import (
     encode_piece,
 )
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
+from tests.support.bodies import zstd
 from tests.support.hostile import (
+    FINE,
     INVALID,
     TOO_LARGE,
     Target,
@@ -216,6 +219,99 @@ async def test_chunks_that_are_not_what_was_asked_for_are_refused(
         assert told.verdict == INVALID
         parts = [response.WhichOneof("part") for response in told.responses]
         assert parts == ["granted", "missing"]
+
+
+TEXT = bytes(2**20)
+FRAME = zstd.compress(TEXT)
+BOMB = zstd.compress(bytes(256 * 2**20))
+
+
+def piece(data: bytes, encoding: int, size: int, *, is_cut: bool = False) -> pb.StoreRequest:
+    request = chunks(data, is_cut=is_cut)
+    request.chunks.pieces[0].encoding = encoding
+    request.chunks.pieces[0].size = size
+    return request
+
+
+ENCODED: dict[str, Message] = {
+    "garbage": piece(b"no zstd at all", 1, len(TEXT)),
+    "cut off": piece(FRAME[:-1], 1, len(TEXT)),
+    "more behind it": piece(FRAME + b"x", 1, len(TEXT)),
+    "twice": piece(FRAME + FRAME, 1, len(TEXT)),
+    "another chunk": piece(zstd.compress(b"x" * len(TEXT)), 1, len(TEXT)),
+    "a bomb": piece(BOMB, 1, len(TEXT)),
+    "a bomb that says so": piece(BOMB, 1, 256 * 2**20),
+    "another size": piece(FRAME, 1, len(TEXT) - 1),
+    "no size": piece(FRAME, 1, 0),
+    "a size of 4 GiB": piece(FRAME, 1, 2**32 - 1),
+    "no smaller than it is plain": piece(b"x" * 100, 1, 100),
+    "an unknown encoding": piece(FRAME, 2, len(TEXT)),
+    "a negative encoding": piece(FRAME, -1, len(TEXT)),
+    "plain, and a size": piece(TEXT, 0, len(TEXT)),
+    "an encoding of a part": piece(FRAME, 1, len(TEXT), is_cut=True),
+}
+
+
+@pytest.mark.parametrize("what", ENCODED)
+async def test_compressed_chunks_that_lie_are_refused(target: Target, what: str) -> None:
+    wanted = of_parts([TEXT, fresh_id()])
+    async with unharmed(target):
+        told = await target.store(put_content(wanted), after=[ENCODED[what], chunks(b"unasked")])
+        assert told.verdict == INVALID
+        assert [response.WhichOneof("part") for response in told.responses] == [
+            "granted",
+            "missing",
+        ]
+
+
+async def test_many_bombs_at_once_are_opened_a_few_at_a_time(target: Target) -> None:
+    """Each is a right chunk: 64 MiB in one message of some KiB."""
+    parts = [bytes([n]) * CHUNK_BYTES_MAX for n in range(1, 65)]
+    frame = pb.StoreRequest()
+    for part in parts:
+        frame.chunks.pieces.add(data=zstd.compress(part), encoding=1, size=len(part))
+    assert frame.ByteSize() < 16 * 1024
+    listed = of_parts(parts)
+    del parts
+    async with unharmed(target, commits=1):
+        tracemalloc.start()
+        try:
+            told = await target.store(put_content(listed), after=[frame])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert told.outcomes() == ["ok"]
+    # Two batches, and what opening a chunk takes beside it.
+    assert peak < 10 * CHUNK_BYTES_MAX
+
+
+async def test_a_chunk_may_come_compressed_and_in_parts(target: Target) -> None:
+    data = unique("compressed") * 1000
+    raw = zstd.compress(data)
+    halves = [chunks(raw[:20], is_cut=True), piece(raw[20:], 1, len(data))]
+    async with unharmed(target, commits=1):
+        told = await target.store(put_content(content(data)), after=halves)
+        assert told.outcomes() == ["ok"]
+        (missing,) = (r.missing for r in told.responses if r.WhichOneof("part") == "missing")
+        assert list(missing.encodings) == [pb.ENCODING_ZSTD]
+
+
+@pytest.mark.parametrize("encodings", [[], [0], [2, 77], [1], [77, 1, 1]])
+async def test_only_who_takes_compressed_chunks_gets_them(
+    target: Target, encodings: list[int]
+) -> None:
+    data = unique("fetched") * 1000
+    raw = zstd.compress(data)
+    stored = await target.store(put_content(content(data)), after=[piece(raw, 1, len(data))])
+    assert stored.outcomes() == ["ok"]
+    wanted = pb.FetchChunks(digests=[digest_of(data)], encodings=encodings)
+    told = await target.say("Fetch", pb.FetchRequest(volume="default", chunks=wanted))
+    assert told.verdict == FINE
+    (got,) = (one for response in told.responses for one in response.chunks.pieces)
+    if 1 in encodings:
+        assert (got.data, got.encoding, got.size) == (raw, pb.ENCODING_ZSTD, len(data))
+    else:
+        assert (got.data, got.encoding, got.size) == (data, pb.ENCODING_UNSPECIFIED, 0)
 
 
 @pytest.mark.parametrize("is_cut", [False, True])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from syncline.adapters.memory_chunks import MemoryChunkStore
+from syncline.core.bodies import ChunkBody
 from syncline.core.identity import Digest, Revision, digest_of
 from syncline.core.manifests import ChunkRef, Content, decode_piece, encode_piece
 from syncline.core.names import RelPath
@@ -31,6 +32,12 @@ from tests.support.serving import (
     served,
 )
 from tests.support.trees import put_file
+
+
+@pytest.fixture(params=["plain", "compressed"], autouse=True)
+def bodies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chunks travel and lie both ways in each of these tests."""
+    monkeypatch.setattr(Chunks, "is_compressing", request.param == "compressed")
 
 
 @dataclass
@@ -233,7 +240,7 @@ class _Rotten(MemoryChunkStore):
 
     is_rotting = False
 
-    def append(self, chunks: Sequence[tuple[Digest, bytes]]) -> list[Location]:
+    def append(self, chunks: Sequence[tuple[Digest, ChunkBody]]) -> list[Location]:
         locations = super().append(chunks)
         if self.is_rotting:
             for place in locations:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from syncline.compose.direct import DirectLink
+from syncline.core.bodies import ChunkBody, plain_size
 from syncline.core.changes import Answer, Proposal
 from syncline.core.identity import Digest
 from syncline.errors import Unavailable
@@ -85,10 +86,10 @@ class LineLink(DirectLink):
         self._line.proposals.append(proposal)
         self._line.sent.extend(map(len, proposal.inline.values()))
 
-        async def noted(digest: Digest) -> bytes:
+        async def noted(digest: Digest) -> ChunkBody:
             self._line.check()
             piece = await source(digest)
-            self._line.sent.append(len(piece))
+            self._line.sent.append(plain_size(piece))
             return piece
 
         return await super().store(proposal, noted)

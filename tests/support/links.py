@@ -21,6 +21,7 @@ from syncline.client.targets import (
     parse_address,
     store_sources,
 )
+from syncline.core.bodies import ChunkBody
 from syncline.core.changes import Answer, Author, Proposal
 from syncline.core.entries import Entry
 from syncline.core.identity import Digest, Revision
@@ -84,7 +85,7 @@ class ScriptedLink:
         self.proposals.append(proposal)
         await self._enter("store")
 
-        async def counted(digest: Digest) -> bytes:
+        async def counted(digest: Digest) -> ChunkBody:
             if self.send_cut is not None:
                 self.send_cut -= 1
                 if self.send_cut < 0:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from syncline.adapters.executors import ThreadExecutor
 from syncline.adapters.memory_chunks import MemoryChunkStore
@@ -15,6 +16,7 @@ from syncline.adapters.packs import PackStore
 from syncline.adapters.sqlite_metadata import SqliteMetadataStore
 from syncline.adapters.system import SystemClock
 from syncline.compose.direct import DirectLink
+from syncline.core.bodies import ChunkBody
 from syncline.core.changes import Accepted, Answer, Author, Change, OpId, Proposal, Refusal
 from syncline.core.identity import Digest, EntryId, ReplicaId, VolumeId, digest_of
 from syncline.core.manifests import ChunkRef, Content, build_content, single_chunk
@@ -27,6 +29,7 @@ from syncline.rpc.server import RpcServer
 from syncline.server.limits import Limits
 from syncline.server.recovery import recover
 from syncline.server.volume import ServedVolume, Services, VolumeSet
+from tests.support.bodies import compressed
 
 ALICE = Author(ReplicaId(b"alice replica id"), "alice@laptop")
 BOB = Author(ReplicaId(b"bob's replica id"), "bob@desk")
@@ -130,16 +133,18 @@ async def rpc_server(volume: ServedVolume) -> AsyncIterator[str]:
 
 @dataclass
 class Chunks:
-    """A source of chunks that notes what it was asked for."""
+    """A source of chunks that notes what it was asked for; it may compress what it gives."""
 
     known: dict[Digest, bytes] = field(default_factory=dict)
     asked: list[Digest] = field(default_factory=list)
+    is_compressing: ClassVar[bool] = False
 
-    async def __call__(self, digest: Digest) -> bytes:
+    async def __call__(self, digest: Digest) -> ChunkBody:
         self.asked.append(digest)
         if digest not in self.known:
             raise LocalFailure("the source of the test does not have this chunk")
-        return self.known[digest]
+        data = self.known[digest]
+        return compressed(data) if self.is_compressing else data
 
     def content(self, parts: Sequence[bytes]) -> Content:
         """Return the content that the parts make, each a chunk; the source has them all."""

@@ -10,6 +10,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from syncline.compose.direct import DirectLink
+from syncline.core.bodies import ChunkBody
 from syncline.core.changes import Answer, Author, HeldToken, Proposal, Refusal
 from syncline.core.identity import Digest, Revision
 from syncline.core.names import RelPath
@@ -156,7 +157,7 @@ class SimulatedLink:
     async def store(self, proposal: Proposal, source: ChunkSource) -> Answer:
         await self._network.travel()
 
-        async def over_network(digest: Digest) -> bytes:
+        async def over_network(digest: Digest) -> ChunkBody:
             await self._stall(proposal)
             await self._network.travel()
             return await source(digest)
