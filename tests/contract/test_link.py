@@ -18,7 +18,7 @@ from syncline.core.identity import (
     Revision,
     digest_of,
 )
-from syncline.core.manifests import DIRECT_REFS_MAX, EMPTY_CONTENT
+from syncline.core.manifests import CHUNK_BYTES_MAX, DIRECT_REFS_MAX, EMPTY_CONTENT
 from syncline.core.names import RelPath
 from syncline.core.table import (
     EMPTY_TABLE_DIGEST,
@@ -42,6 +42,7 @@ from syncline.ports.link import (
     WatchEvent,
 )
 from syncline.server.volume import ServedVolume
+from tests.support.bodies import compressed, noise, text
 from tests.support.serving import (
     ALICE,
     BOB,
@@ -180,6 +181,22 @@ async def test_a_long_manifest_travels_as_chunks_and_then_its_data(
     changed = replace(put_file("long", base=1), content=source.content(parts))
     assert accepted(await link.store(propose(changed, ids=ids), source)) == [2]
     assert len(source.asked) == 2, "the new chunk and the manifest that lists it"
+
+
+async def test_compressed_chunks_are_stored_as_they_came_and_read_back_plain(
+    link: Link, volume: ServedVolume, ids: SeededIds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Chunks, "is_compressing", True)
+    source = Chunks()
+    parts = [text(size) for size in (70_000, 300_000, CHUNK_BYTES_MAX)] + [noise(90_000)]
+    content = source.content(parts)
+    change = replace(put_file("text"), content=content)
+    accepted(await link.store(propose(change, ids=ids), source))
+    assert await fetched(link, content) == b"".join(parts)
+    located = volume.chunks.locate([ref.digest for ref in content.refs])
+    assert sum(at.size for at in located.values()) < content.size / 2
+    bodies = [volume.chunks.read_body_at(ref.digest, located[ref.digest]) for ref in content.refs]
+    assert bodies == [compressed(part) for part in parts]
 
 
 async def test_a_large_commit_of_small_files_is_one_revision(link: Link, ids: SeededIds) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from syncline.core.bodies import ChunkBody, Compressed
 from syncline.core.changes import Accepted, Answer, Author, Delete, Proposal, PutFile
 from syncline.core.identity import (
     ROOT_ID,
@@ -22,7 +24,7 @@ from syncline.core.identity import (
     Revision,
     digest_of,
 )
-from syncline.core.manifests import single_chunk
+from syncline.core.manifests import CHUNK_BYTES_MAX, single_chunk
 from syncline.core.names import Name, RelPath
 from syncline.core.table import Cursor, Head
 from syncline.errors import (
@@ -43,6 +45,7 @@ from syncline.rpc.frames import FETCH_FIELD, ChunkUnpacker, Frame, pack_chunks
 from syncline.rpc.gen.syncline.v1 import syncline_pb2 as pb
 from syncline.rpc.link import GrpcLink
 from syncline.rpc.methods import METHODS, Behaviour, generic_handler
+from tests.support.bodies import compressed, zstd
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -110,22 +113,24 @@ def committed(count: int) -> pb.StoreResponse:
     return pb.StoreResponse(committed=pb.Committed(revision=4, outcomes=[accepted] * count))
 
 
-def missing(*digests: Digest) -> pb.StoreResponse:
-    return pb.StoreResponse(missing=pb.Missing(digests=digests))
+def missing(*digests: Digest, encodings: Sequence[int] = ()) -> pb.StoreResponse:
+    return pb.StoreResponse(missing=pb.Missing(digests=digests, encodings=encodings))
 
 
 @dataclass
 class Receiver:
     """A server's end of a STORE that asks for everything, in two parts."""
 
-    received: list[bytes] = field(default_factory=list)
+    received: list[ChunkBody] = field(default_factory=list)
+    encodings: Sequence[int] = ()
+    """What it says that it takes; a server that came before them says nothing."""
 
     async def __call__(
         self, requests: AsyncIterator[pb.StoreRequest | Frame], context: Context
     ) -> AsyncIterator[pb.StoreResponse]:
         yield pb.StoreResponse(granted=pb.Granted())
-        yield missing(*DIGESTS[:5])
-        yield missing(*DIGESTS[5:])
+        yield missing(*DIGESTS[:5], encodings=self.encodings)
+        yield missing(*DIGESTS[5:], encodings=self.encodings)
         unpacker = ChunkUnpacker()
         async for request in requests:
             if isinstance(request, Frame):
@@ -153,6 +158,29 @@ async def test_store_sends_what_is_missing_in_order() -> None:
     assert receiver.received == CHUNKS
     accepted = Accepted(Revision(4), Revision(0))
     assert answer == Answer(Revision(4), (accepted,) * len(CHUNKS))
+
+
+async def packed_source(digest: Digest) -> ChunkBody:
+    return compressed(BY_DIGEST[digest])
+
+
+@pytest.mark.parametrize("encodings", [[], [0], [2, 1000]])
+async def test_a_server_that_does_not_take_compressed_chunks_gets_plain_ones(
+    encodings: list[int],
+) -> None:
+    receiver = Receiver(encodings=encodings)
+    async with scripted(Store=behaviour_of(receiver)) as link:
+        await link.store(proposal(), packed_source)
+    assert receiver.received == CHUNKS
+
+
+@pytest.mark.parametrize("encodings", [[1], [1000, 1]])
+async def test_a_server_that_takes_compressed_chunks_gets_them(encodings: list[int]) -> None:
+    receiver = Receiver(encodings=encodings)
+    async with scripted(Store=behaviour_of(receiver)) as link:
+        await link.store(proposal(), packed_source)
+    assert receiver.received == [compressed(chunk) for chunk in CHUNKS]
+    assert all(isinstance(chunk, Compressed) for chunk in receiver.received)
 
 
 async def test_the_error_of_the_server_wins_while_we_write() -> None:
@@ -346,13 +374,64 @@ async def test_cancelling_a_call_is_cancelling(name: str) -> None:
 # -- Fetch -------------------------------------------------------------------
 
 
-def fetched(*chunks: bytes) -> list[object]:
+def fetched(*chunks: ChunkBody) -> list[object]:
     return list(pack_chunks(chunks, FETCH_FIELD))
 
 
 async def test_fetch_yields_chunks_in_order() -> None:
     async with scripted(Fetch=answering(*fetched(*CHUNKS))) as link:
         assert await drain(link.fetch(DIGESTS)) == CHUNKS
+
+
+async def test_compressed_chunks_are_asked_for_and_come_out_plain() -> None:
+    asked: list[pb.FetchRequest] = []
+
+    async def fetch(request: pb.FetchRequest, context: Context) -> AsyncIterator[object]:
+        asked.append(request)
+        bodies = [compressed(chunk) if n % 3 else chunk for n, chunk in enumerate(CHUNKS)]
+        for response in fetched(*bodies):
+            yield response
+
+    async with scripted(Fetch=fetch) as link:
+        assert await drain(link.fetch(DIGESTS)) == CHUNKS
+    assert [list(request.chunks.encodings) for request in asked] == [[pb.ENCODING_ZSTD]]
+
+
+async def test_chunks_of_one_message_are_opened_a_few_at_a_time() -> None:
+    parts = [bytes([n]) * CHUNK_BYTES_MAX for n in range(64)]
+    digests = [digest_of(part) for part in parts]
+    (message,) = fetched(*map(compressed, parts))
+    del parts
+    async with scripted(Fetch=answering(message)) as link:
+        count = 0
+        tracemalloc.start()
+        try:
+            async with aclosing(link.fetch(digests)) as chunks:
+                async for chunk in chunks:
+                    assert chunk[0] == count and len(chunk) == CHUNK_BYTES_MAX
+                    count += 1
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert count == 64
+    # Two parts of two chunks, the last one of each, and what opening takes beside them.
+    assert peak < 12 * CHUNK_BYTES_MAX
+
+
+LYING_BODIES: dict[str, ChunkBody] = {
+    "another chunk": compressed(CHUNKS[2]),
+    "garbage": Compressed(b"no zstd at all", len(CHUNKS[1])),
+    "another size": Compressed(zstd.compress(CHUNKS[1]), len(CHUNKS[1]) - 1),
+    "a bomb": Compressed(zstd.compress(bytes(2**28)), CHUNK_BYTES_MAX),
+}
+
+
+@pytest.mark.parametrize("what", LYING_BODIES)
+async def test_a_compressed_chunk_that_lies_is_corrupt(what: str) -> None:
+    async with scripted(Fetch=answering(*fetched(CHUNKS[0], LYING_BODIES[what]))) as link:
+        with pytest.raises(Corrupt) as caught:
+            await drain(link.fetch(DIGESTS[:2]))
+    assert caught.value.fields["digest"] == DIGESTS[1].hex()
 
 
 async def test_a_chunk_with_other_bytes_is_corrupt() -> None:
@@ -374,6 +453,16 @@ BAD_FETCHES: dict[str, list[object]] = {
         pb.FetchResponse(chunks=pb.ChunkFrame(pieces=[pb.ChunkPiece(data=b"x", is_cut=True)])),
     ],
     "by path": [pb.FetchResponse(found=pb.Located())],
+    "an unknown encoding": [
+        pb.FetchResponse(
+            chunks=pb.ChunkFrame(pieces=[pb.ChunkPiece(data=b"x", encoding=2, size=10)])
+        )
+    ],
+    "a size that no chunk has": [
+        pb.FetchResponse(
+            chunks=pb.ChunkFrame(pieces=[pb.ChunkPiece(data=b"x", encoding=1, size=2**30)])
+        )
+    ],
     "empty piece": [pb.FetchResponse(chunks=pb.ChunkFrame(pieces=[pb.ChunkPiece()]))],
 }
 
