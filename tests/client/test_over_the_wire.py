@@ -13,11 +13,13 @@ import pytest
 from syncline.adapters.executors import ThreadExecutor
 from syncline.client.follow import follow
 from syncline.compose.direct import DirectLink
+from syncline.core.bodies import held_bytes
 from syncline.core.identity import Revision, digest_of
 from syncline.ports.link import Link
 from syncline.rpc.link import GrpcLink
 from syncline.server.volume import ServedVolume
 from tests.client.test_store import NAMES, make
+from tests.support.bodies import text
 from tests.support.links import QUICK, Client, ScriptedLink, on_disk, results
 from tests.support.serving import ALICE, Backend, SeededIds, grpc_link, rpc_server, served
 
@@ -41,6 +43,33 @@ async def test_a_tree_goes_there_and_comes_back(wired: Client, tmp_path: Path) -
     assert on_disk(tmp_path / "new") == on_disk(top)
     outcomes = await wired.delete(b"", is_recursive=True)
     assert set(results(outcomes).values()) == {"deleted"} and await wired.tree() == {}
+
+
+async def test_what_is_worth_it_travels_and_lies_compressed(
+    wired: Client, volume: ServedVolume, tmp_path: Path
+) -> None:
+    contents = {
+        "small": text(900_000)[::-1],
+        "large": text(5_000_000),
+        "noise": os.urandom(3_000_000),
+    }
+    (tmp_path / "top").mkdir()
+    for name, data in contents.items():
+        make(tmp_path / "top" / name, data)
+    assert set(results(await wired.store(tmp_path / "top")).values()) == {"stored"}
+    sent = dict.fromkeys(contents, 0)
+    tree = await wired.tree()
+    for name in contents:
+        content = tree[b"top/" + name.encode()].content
+        assert content is not None
+        located = volume.chunks.locate([ref.digest for ref in content.refs])
+        sent[name] = sum(at.size for at in located.values())
+    assert sent["small"] < 300_000 and sent["large"] < 5_000_000 / 3
+    assert 3_000_000 < sent["noise"] < 3_010_000
+    held = sum(len(held_bytes(body)) for body in wired.link.bodies)
+    assert held <= sum(sent.values()) < held + 10_000
+    await wired.fetch(b"top", to=tmp_path / "new")
+    assert on_disk(tmp_path / "new") == on_disk(tmp_path / "top")
 
 
 async def test_a_file_that_changes_while_it_travels_is_read_again(

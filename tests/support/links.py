@@ -57,6 +57,8 @@ class ScriptedLink:
     after: dict[str, list[Hook]] = field(default_factory=dict)
     proposals: list[Proposal] = field(default_factory=list)
     sent: list[Digest] = field(default_factory=list)
+    bodies: list[ChunkBody] = field(default_factory=list)
+    """The chunks in `sent`, as they were given to the link."""
     asked: list[Digest] = field(default_factory=list)
     fetch_cut: int | None = None
     """Chunks after which the next FETCH breaks; once."""
@@ -94,6 +96,7 @@ class ScriptedLink:
                     raise self.error
             data = await source(digest)
             self.sent.append(digest)
+            self.bodies.append(data)
             return data
 
         answer = await self.inner.store(proposal, counted)

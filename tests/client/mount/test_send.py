@@ -19,6 +19,7 @@ from syncline.client.mount.batching import Batch
 from syncline.client.mount.contents import Contents
 from syncline.client.mount.mounted_file import Above, MountedFile, mounted_file
 from syncline.client.mount.send import FileChanged, FileUnread, Sender
+from syncline.core.bodies import Compressed
 from syncline.core.changes import Answer, Change, Delete, Proposal, PutDirectory, PutFile
 from syncline.core.entries import Kind
 from syncline.core.fingerprints import Fingerprint, Seen
@@ -40,6 +41,7 @@ from syncline.ports.files import Directory
 from syncline.ports.link import ChunkSource
 from syncline.ports.mount_state import MountFacts
 from syncline.server.volume import ServedVolume
+from tests.support.bodies import text
 from tests.support.links import ScriptedLink, failing
 from tests.support.serving import ALICE, accepted, codes, fetched, grpc_link
 from tests.support.simulation.disk import Operation, SimulatedDisk
@@ -172,6 +174,43 @@ async def test_only_chunks_that_the_server_lacks_travel(link: ScriptedLink, disk
     assert await fetched(link, other.content) == edited
     assert sent.progress == [100 * KIB, 200 * KIB]
     assert disk.open_handles == before
+
+
+@pytest.mark.parametrize("is_in_memory", [False, True])
+async def test_chunks_are_compressed_where_it_pays_each_file_for_itself(
+    link: ScriptedLink, disk: Disk, is_in_memory: bool
+) -> None:
+    wholes = [noise(900 * KIB), text(900 * KIB), noise(900 * KIB, 2)]
+    puts = [put_of(whole, n, chunk_bytes=100 * KIB) for n, whole in enumerate(wholes, 1)]
+    sent = Sent(link, disk.root)
+    files = {}
+    for put, whole in zip(puts, wholes, strict=True):
+        files[put.id] = write(disk.root, put.name, whole)
+        if is_in_memory:
+            sent.contents.put(put.content.digest, whole)
+    assert accepted(await sent.send(puts, files)) == [1, 1, 1]
+    assert [await fetched(link, put.content) for put in puts] == wholes
+    assert [isinstance(body, Compressed) for body in link.bodies] == 9 * [False] + 9 * [
+        True
+    ] + 9 * [False]
+    # Told in bytes of the files, however few of them travelled.
+    assert sum(sent.progress) == 3 * 900 * KIB
+    assert sent.progress[9:18] == 9 * [100 * KIB]
+
+
+async def test_the_pieces_of_a_manifest_are_not_compressed(link: ScriptedLink, disk: Disk) -> None:
+    whole = text(3 * MIB // 2)
+    put = put_of(whole, chunk_bytes=16 * KIB)
+    assert put.content.depth == 1
+    await Sent(link, disk.root).send([put], {put.id: write(disk.root, put.name, whole)})
+    pieces = {ref.digest for ref in put.content.refs}
+    kinds = {
+        isinstance(body, Compressed)
+        for digest, body in zip(link.sent, link.bodies, strict=True)
+        if digest in pieces
+    }
+    assert kinds == {False}
+    assert any(isinstance(body, Compressed) for body in link.bodies)
 
 
 async def test_a_long_manifest_is_made_again_from_the_file(link: ScriptedLink, disk: Disk) -> None:
