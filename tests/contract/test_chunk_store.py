@@ -190,6 +190,16 @@ def test_no_flipped_byte_of_a_compressed_chunk_is_believed(bench: Bench) -> None
     assert bench.store.read(digest, hurt) == content
 
 
+def test_a_compressed_chunk_behind_a_damaged_header_is_found(bench: Bench) -> None:
+    content = text(5000)
+    digest = digest_of(content)
+    hurt, after = bench.store.append([*numbered(1), (digest, compressed(content))])
+    bench.flip(hurt.pack, hurt.offset)
+    assert scan_all(bench.store) == [Record(hurt, None), Record(after, digest)]
+    bench.flip(after.pack, after.offset + after.size - 8)
+    assert scan_all(bench.store) == []
+
+
 @pytest.mark.parametrize("kept", [0, 10, 49, 60])
 def test_a_torn_compressed_record_is_cut_and_written_again(bench: Bench, kept: int) -> None:
     contents = [text(300), text(400)]

@@ -26,6 +26,7 @@ from tests.support.bodies import noise, text, zstd
 
 TEXT = b"a word and a line of many, numbered, for nobody to read\n" * 400
 WINDOW = zstd.CompressionParameter.window_log
+SUM_IS_THERE = zstd.CompressionParameter.checksum_flag
 SIZE_IS_SAID = zstd.CompressionParameter.content_size_flag
 
 
@@ -83,12 +84,20 @@ def test_another_size_than_the_stated_one_is_damage(size: int) -> None:
     "spoilt",
     [
         zstd.compress(TEXT)[:-1],
+        zstd.compress(TEXT, options={SUM_IS_THERE: 1})[:-4],
         zstd.compress(TEXT) + b"x",
         zstd.compress(TEXT[:500]) + zstd.compress(TEXT[500:]),
         b"\x50\x2a\x4d\x18\x04\x00\x00\x00skip" + zstd.compress(TEXT),
         b"not zstd at all",
     ],
-    ids=["cut off", "more behind it", "two frames", "a frame to skip", "no zstd"],
+    ids=[
+        "cut off",
+        "without its end",
+        "more behind it",
+        "two frames",
+        "a frame to skip",
+        "no zstd",
+    ],
 )
 def test_what_is_not_one_whole_frame_is_damage(spoilt: bytes) -> None:
     with pytest.raises(Corrupt):

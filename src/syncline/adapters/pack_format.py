@@ -178,11 +178,9 @@ def read_chunk(read_at: ReadAt, digest: Digest, location: Location) -> Verified:
 def _verify(header: RecordHeader, payload: bytes) -> Verified | None:
     """Return what a payload is; None where it is not what its header says (P2)."""
     body: ChunkBody = payload
-    if header.flags == _FLAGS_ZSTD:
-        if len(payload) != header.stored_bytes:
-            return None
-        body = Compressed(payload, header.raw_bytes)
     try:
+        if header.flags == _FLAGS_ZSTD:
+            body = Compressed(payload, header.raw_bytes)
         plain = plain_bytes(body)
     except Corrupt:
         return None
