@@ -130,6 +130,23 @@ async def test_a_wait_looks_at_what_has_no_watch(scene: Scene) -> None:
 
 
 @simulated
+async def test_what_moves_to_where_no_watch_is_is_not_deleted_meanwhile(scene: Scene) -> None:
+    ann, bob = scene.add("ann", Settings(watch_limit=1)), scene.add("bob")
+    ann.user.mkdir(b"unwatched")
+    ann.user.write(b"file", b"1")
+    ann.user.write(b"other", b"2")
+    await scene.rest(ann, bob)
+    head = scene.head
+    ann.user.rename(b"file", b"unwatched/file")
+    await scene.until(lambda: b"unwatched/file" in bob.contents(), "it moved", within_s=5.0)
+    assert scene.head == head + 1, "it was one change"
+    ann.user.unlink(b"other")
+    await scene.until(lambda: b"other" not in bob.contents(), "it is gone", within_s=5.0)
+    await scene.rest(ann, bob)
+    assert bob.contents() == ann.contents() == {b"unwatched": None, b"unwatched/file": b"1"}
+
+
+@simulated
 async def test_a_directory_that_comes_back_is_watched_again(scene: Scene) -> None:
     ann, bob, cleo = (scene.add(name) for name in ("ann", "bob", "cleo"))
     ann.user.mkdir(b"d")

@@ -33,6 +33,9 @@ SCAN_S = 3_600.0
 DEGRADED_SCAN_S = 30.0
 """The same when the system has no watches left; and at least 20 times what a scan takes."""
 
+SWEEP_S = 1.0
+"""The same when something vanished meanwhile, which may have moved to where no watch is."""
+
 
 class Looking:
     """The looks of one mount; all of it belongs to the control task's loop."""
@@ -99,7 +102,8 @@ class Looking:
             return loop_s()
         every_s = SCAN_S
         if self._phases.scanner.is_watch_exhausted:
-            every_s = max(DEGRADED_SCAN_S, 20 * self._took_s)
+            is_wanted = self._phases.scanner.is_sweep_wanted
+            every_s = max(SWEEP_S if is_wanted else DEGRADED_SCAN_S, 20 * self._took_s)
         return self._ended_s + every_s
 
     async def observe(self, noticed: Noticed, now_s: float, group: asyncio.TaskGroup) -> bool:

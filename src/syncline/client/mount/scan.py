@@ -71,6 +71,11 @@ class Scanner:
         return self._memory.is_watch_exhausted
 
     @property
+    def is_sweep_wanted(self) -> bool:
+        """Tell whether what vanished waits for a look at everything, for lack of watches."""
+        return self._memory.is_sweep_wanted
+
+    @property
     def bad_rules(self) -> Mapping[EntryId, Sequence[BadLine]]:
         """Return the lines of ignore rules that mean nothing, by the directory they stand in."""
         return {id: self._memory.rules[id].patterns.bad for id in self._memory.flawed}
@@ -162,4 +167,5 @@ def _work(run: Pass) -> None:
             settle_one(run)
         else:
             end_stuck(run)
+            memory.is_sweeping = False
             return

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from syncline.client.mount.read import NOT_THERE
-from syncline.client.mount.scan_memory import MARGIN_S, SOON_S, STUCK_S, VANISHED_S, Look
+from syncline.client.mount.scan_memory import (
+    MARGIN_S,
+    SOON_S,
+    STUCK_S,
+    UNSWEPT_S,
+    VANISHED_S,
+    Look,
+)
 from syncline.client.mount.scan_pass import Pass
 from syncline.core.identity import ROOT_ID, EntryId
 from syncline.core.names import Name
@@ -34,6 +41,11 @@ def settle_one(run: Pass) -> None:
         return
     if id in run.claimed or look.quiet_s < VANISHED_S:
         run.wait(look.mark, max(VANISHED_S - look.quiet_s + MARGIN_S, SOON_S))
+        return
+    if run.memory.is_watch_exhausted and not run.memory.is_sweeping:
+        # It may be in a directory that has no watch: a move, and nobody's delete (G4).
+        run.memory.is_sweep_wanted = True
+        run.wait(look.mark, UNSWEPT_S)
         return
     was_ignored = run.is_ignored(id)
     if not remove(run, id, is_sure=False):

@@ -46,6 +46,10 @@ UNREAD_S = 5.0
 SOON_S = 0.01
 """After a race with a user: his part of it is over, or the watcher will tell."""
 
+UNSWEPT_S = 5.0
+"""What vanished where watches are missing is looked at again after this time, unless a look at
+everything comes before."""
+
 STUCK_S = 0.05
 """When a directory is not where local has it and was not found elsewhere yet."""
 
@@ -144,7 +148,8 @@ class Memory:
     in directories that are not where local has them. `vanished`: what was not at its place, which
     it had then. `put_off`: since when a place is. `pending`: readings on their way, by their
     directory. `aliases`: ids that those were asked for by, and what they are now. `flawed`: who has
-    rules with bad lines. `root_trouble`: why the root could not be listed. `changes` counts
+    rules with bad lines. `is_sweeping`: everything is being looked at; `is_sweep_wanted`: something
+    cannot be told before that. `root_trouble`: why the root could not be listed. `changes` counts
     directories that were found: stuck looks are tried again when it is not what was `tried`.
     """
 
@@ -161,6 +166,8 @@ class Memory:
     aliases: dict[EntryId, EntryId] = field(default_factory=dict)
     pending: dict[EntryId, dict[Name, Pending]] = field(default_factory=dict)
     is_watch_exhausted: bool = False
+    is_sweeping: bool = False
+    is_sweep_wanted: bool = False
     root_trouble: str = ""
     changes: int = 0
     tried: int = -1
@@ -178,7 +185,8 @@ class Memory:
         self.stuck.clear()
         self.vanished.clear()
         self.listed.clear()
-        self.is_watch_exhausted = False
+        self.is_watch_exhausted = self.is_sweep_wanted = False
+        self.is_sweeping = True
 
     def stick(self, failing: EntryId, look: Look) -> bool:
         """Keep a look until a directory on its way was found; tell whether it is the first such."""
