@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Set
 
 from syncline.adapters.memory_metadata import MemoryMetadataStore
 from syncline.adapters.memory_mount_state import MemoryMountState
-from syncline.client.mount.looking import DEGRADED_SCAN_S
 from syncline.core.identity import Revision
 from syncline.core.names import RESERVED_ROOT_NAME
 from syncline.core.safety import Halt, HaltReason, Limits
@@ -121,8 +120,6 @@ class Brakes:
         await accident()
         self._scene.accidents.discard(machine.name)
         is_at_rest = await self.is_at_rest(machine)
-        if is_at_rest and self._lost(machine, before) and self._lacks_watches():
-            is_at_rest = await self._find_all(machine)
         for each in everybody:
             each.is_away = False
         shown = [content[:24] for content in self._lost(machine, before)]
@@ -133,21 +130,6 @@ class Brakes:
         """Return what a user had, has no more, and did not give up."""
         now = {contents_of(node) for node in self._scene.hands[machine.name].tree().values()}
         return [each for each in before - now - self._scene.oracle.given_up if each]
-
-    def _lacks_watches(self) -> bool:
-        return any(each.settings.watch_limit is not None for each in self._scene.machines)
-
-    async def _find_all(self, machine: ClientMachine) -> bool:
-        """Let others that lack watches find, and send, what left a place that they watch.
-
-        What their users moved is deleted for everyone until then, without any accident. Return
-        whether all are at rest again, this machine last.
-        """
-        await asyncio.sleep(3 * DEGRADED_SCAN_S)
-        for each in (*(m for m in self._scene.machines if m is not machine), machine):
-            if not await self.is_at_rest(each):
-                return False
-        return True
 
     # -- the root ------------------------------------------------------------------------
 
@@ -299,25 +281,10 @@ class Brakes:
         if old is None:
             self._copies[machine.name] = copy.deepcopy(machine.state)
             return
-        await self._look_everywhere(machine)
         await self._keeps_all(machine, lambda: self._replace_state(machine, old))
         self.is_restored = self.is_identity_shared = True
         self._scene.met[STATE_OLD] += 1
         self._scene.note(f"{machine.name} has an old copy of its state")
-
-    async def _look_everywhere(self, machine: ClientMachine) -> None:
-        """Let a mount that lacks watches find what left a place that it watches.
-
-        Until then it takes that for deleted, and says so; an old state would believe it.
-        """
-        if machine.settings.watch_limit is None:
-            return
-        everybody = self._scene.hands.values()
-        for hands in everybody:
-            hands.is_away = True
-        await asyncio.sleep(3 * DEGRADED_SCAN_S)
-        for hands in everybody:
-            hands.is_away = hands.name == machine.name
 
     async def _replace_state(self, machine: ClientMachine, old: MemoryMountState | None) -> None:
         await self._bury(machine)
