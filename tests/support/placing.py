@@ -164,8 +164,11 @@ class PlacingWorld:
 
     # -- processes -------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin a process, as a mount does; what an earlier one left is put right."""
+    def start(self, *, is_cut: bool = False) -> None:
+        """Begin a process, as a mount does; what an earlier one left is put right.
+
+        `is_cut`: it did that, and has not looked at anything yet.
+        """
         files = SimulatedFiles(self.disk, b"mount")
         root = files.open_root()
         own = open_own(root)
@@ -175,6 +178,8 @@ class PlacingWorld:
         self.applier = Applier(root, own, device, self.ids, clock, MOUNT_NAME, self.abilities)
         with self.state.session() as session:
             put_back(session, self.ground)
+        if is_cut:
+            return
         self.scan()
         with self.state.session() as session:
             apply_intents(session, NoWatcher())

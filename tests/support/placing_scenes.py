@@ -64,6 +64,17 @@ def _move_and_edit(world: PlacingWorld) -> None:
     world.other.chmod(world.other.at("e/f"), 0o600)
 
 
+def _hand_over(world: PlacingWorld) -> None:
+    """Let others take the places of what was moved and edited."""
+    world.edit("d/f", b"one edited")
+    _shift(world, "d/f", "e/f")
+    world.make("d/f", b"another one")
+    world.other.delete(world.other.at("y"))
+    _shift(world, "x", "y")
+    world.edit("y", b"big edited")
+    world.make("x", b"yet another one")
+
+
 def _swap(world: PlacingWorld) -> None:
     assert world.other.swap(world.other.at("x"), world.other.at("y"))
 
@@ -151,6 +162,7 @@ SCENES: Mapping[str, Scene] = {
     "move": _move,
     "move directory": _move_directory,
     "move and edit": _move_and_edit,
+    "hand over": _hand_over,
     "swap": _swap,
     "swap directories": _swap_directories,
     "rotate": _rotate,

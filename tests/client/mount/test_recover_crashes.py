@@ -73,6 +73,22 @@ def test_a_second_crash_while_the_first_is_mended_does_no_harm(name: str) -> Non
         check_mended(world, name)
 
 
+@pytest.mark.parametrize("name", [each for each in SCENES if each not in CONFLICTS])
+def test_a_second_crash_after_the_first_look_makes_no_conflict(name: str) -> None:
+    for world in crashed(name, step=3):
+        world.start(is_cut=True)
+        for path in ("n", "d/n", "x", "d/f", "e/f", "t/u/n", "l"):
+            places = world.other.paths()
+            if path in places and not places[path].is_directory:
+                world.edit(path, b"newest " + path.encode())
+        world.other.sync()
+        # What is newer is told before everything was looked at.
+        world.pull()
+        world.scan()
+        world.crash(power_loss=False)
+        check_mended(world, name)
+
+
 def test_an_edit_of_a_placed_file_before_the_restart_is_an_edit_of_what_was_placed() -> None:
     for world in crashed("edit"):
         if world.user.read(b"x") == b"big edited":

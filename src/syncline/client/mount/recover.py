@@ -115,26 +115,60 @@ def _clear_staging(own: OwnDirectory) -> None:
 # -- what was moved ----
 
 
-def _moved(batch: Batch) -> dict[EntryId, Seen]:
+def _moved(batch: Batch) -> dict[EntryId, Seen | None]:
     """Return the entries that a batch moved to where they were wanted, as local has them now.
 
-    A scan takes two files that changed places for two edits; here their inodes tell.
+    A scan takes two files that changed places for two edits; here their inodes tell, or what was
+    placed for those that were edited as well. None for one that was removed to make way.
     """
     session = batch.session
+    removed = {id for id, wanted in session.intents().items() if wanted is None}
     intents = {id: wanted for id, wanted in session.intents().items() if wanted is not None}
-    found: dict[EntryId, Seen] = {}
+    found: dict[EntryId, Seen | None] = {}
     for id in _parents_first(intents):
         seen, wanted = session.local(id), intents[id]
         if seen is None or seen.state.place == wanted.place:
             continue
-        if _is_at(batch, seen, wanted.place):
-            found[id] = Seen(seen.state.at(wanted.place), seen.fingerprint)
+        if not (_is_at(batch, seen, wanted.place) or _is_placed(batch, seen, wanted)):
+            continue
+        found[id] = Seen(seen.state.at(wanted.place), seen.fingerprint)
+        there = session.child(*wanted.place)
+        if there in removed and not _is_directory(session, there):
+            found[there] = None
     while True:
-        taken = {id for id, seen in found.items() if _is_taken(session, seen.state, found)}
+        taken = {id for id, seen in found.items() if seen and _is_taken(session, seen.state, found)}
         if not taken:
             return found
         for id in taken:
             del found[id]
+
+
+def _is_directory(session: MountSession, id: EntryId) -> bool:
+    seen = session.local(id)
+    return seen is not None and seen.state.is_directory
+
+
+def _is_placed(batch: Batch, seen: Seen, wanted: State) -> bool:
+    """Tell whether an entry was moved, and then got the content that it was to have.
+
+    What was staged has the size and the time that were wanted, to the nanosecond.
+    """
+    known = seen.fingerprint
+    if known is None or wanted.is_directory or wanted.substance == seen.state.substance:
+        return False
+    size = len(wanted.target or b"") if wanted.content is None else wanted.content.size
+    try:
+        [directory] = batch.open(wanted.place[0])
+        status = directory.look(wanted.place[1])
+        if status is None or KINDS.get(status.kind) is not wanted.kind:
+            return False
+        if (status.size, status.mtime_ns) != (size, wanted.mtime_ns):
+            return False
+        [directory] = batch.open(seen.state.place[0])
+        before = directory.look(seen.state.place[1])
+    except OSError:
+        return False
+    return before is None or before.inode != known.inode
 
 
 def _is_at(batch: Batch, seen: Seen, place: Place) -> bool:
@@ -154,7 +188,7 @@ def _is_at(batch: Batch, seen: Seen, place: Place) -> bool:
         return False
 
 
-def _is_taken(session: MountSession, state: State, moved: Mapping[EntryId, Seen]) -> bool:
+def _is_taken(session: MountSession, state: State, moved: Mapping[EntryId, Seen | None]) -> bool:
     """Tell whether local has something at a place that did not leave it."""
     there = session.child(*state.place)
     return there is not None and there not in moved
@@ -282,8 +316,14 @@ def _narrow_intents(session: MountSession) -> None:
     """Keep of each intent what the batch was to bring from the server (R2).
 
     Local is still what it was before the batch, so what equals it was a user's, or not to change.
+    That is so at the first start after a crash alone: if that one is cut off too, local may have
+    what was placed. A note of the root, which has no intent, says that it was done.
     """
-    for id, wanted in session.intents().items():
+    intents = session.intents()
+    if not intents or ROOT_ID in intents:
+        return
+    session.note_intent(ROOT_ID, None)
+    for id, wanted in intents.items():
         seen, base = session.local(id), session.base(id)
         if wanted is None or seen is None:
             # It comes from the server as a whole.
