@@ -25,6 +25,7 @@ from syncline.client.mount.place_displaced import (
     is_same_content,
 )
 from syncline.client.mount.place_staging import Staged
+from syncline.client.mount.read import NOT_THERE
 from syncline.client.mount.walker import OPEN_MAX, Walker, parts_of
 from syncline.core.entries import Kind
 from syncline.core.fingerprints import GRAIN_NS, Fingerprint, Seen
@@ -314,8 +315,9 @@ class Batch:
                 try:
                     inode = self._walk(fresh, id).status().inode
                     is_it = handle is None or handle.status().inode == inode
-                except OSError:
-                    continue
+                except OSError as error:
+                    # Trouble with a disk tells nothing of where a directory is (V4).
+                    is_it = error.errno not in NOT_THERE
                 if is_it:
                     found.add(id)
         return found
