@@ -40,7 +40,7 @@ from syncline.core.reconcile import reconcile
 from syncline.core.trees import Abilities, Mount, Place, State, Substance, state_of
 from syncline.ports.files import FileKind
 from syncline.ports.mount_state import MountFacts, MountSession
-from syncline.ports.watcher import Noticed
+from syncline.ports.watcher import Mark, Noticed
 from tests.support.merge import Oracle, Replica, Server
 from tests.support.simulation.disk import Crashed, Operation, SimulatedDisk
 from tests.support.simulation.files import SimulatedFiles
@@ -183,7 +183,7 @@ class PlacingWorld:
         self.scan()
         with self.state.session() as session:
             apply_intents(session, NoWatcher())
-        self.applier.let_go()
+        self.let_go()
 
     def crash(self, *, power_loss: bool) -> None:
         """End the process; the next `start` is another one."""
@@ -387,9 +387,14 @@ class PlacingWorld:
         with self.state.session() as session:
             placed = self.applier.place(session, actions, self.staged())
             session.forget_intents()
-        self.applier.let_go()
+        self.let_go()
         self.placed.append(placed)
         return placed
+
+    def let_go(self) -> tuple[Mark, ...]:
+        """Let go of what was displaced; return where to look."""
+        with self.state.session() as session:
+            return self.applier.let_go(session)
 
     def send(self, plan: Plan) -> None:
         """Send what a plan has to send."""
@@ -408,7 +413,7 @@ class PlacingWorld:
             self.place(plan.placing)
         else:
             self.send(plan)
-        self.applier.let_go()
+        self.let_go()
         return plan
 
     def rest(self) -> None:

@@ -231,10 +231,10 @@ def edited_under_a_writer(
 @pytest.mark.parametrize("name", ["edit", "remove", "replace"])
 def test_what_a_writer_has_open_lingers_until_he_closes_it(name: str) -> None:
     world, _, close = edited_under_a_writer(name)
-    assert world.applier.let_go() == ()
+    assert world.let_go() == ()
     assert len(world.leftovers()) == 1
     close()
-    assert world.applier.let_go() == ()
+    assert world.let_go() == ()
     world.rest()
     world.check_equal()
     assert world.conflicts() == []
@@ -244,13 +244,13 @@ def test_what_a_writer_has_open_lingers_until_he_closes_it(name: str) -> None:
 def test_a_look_that_is_refused_for_once_takes_nothing_from_a_writer(name: str) -> None:
     world, write, close = edited_under_a_writer(name)
     world.pass_time()
-    world.applier.let_go()
+    world.let_go()
     world.disk.fail(errno.EACCES, operation="open")
-    world.applier.let_go()
+    world.let_go()
     world.pass_time()
     write(b"written late, and longer")
     close()
-    assert len(world.applier.let_go()) == 1
+    assert len(world.let_go()) == 1
     world.rest()
     world.check_equal()
     assert b"written late, and longer" in world.paths().values()
@@ -261,7 +261,7 @@ def test_what_a_late_writer_writes_becomes_a_conflict_copy(name: str) -> None:
     world, write, close = edited_under_a_writer(name)
     world.pass_time()
     write(b"written late, and longer")
-    [mark] = world.applier.let_go()
+    [mark] = world.let_go()
     assert isinstance(mark, Mark)
     write(b" and later still")
     close()
@@ -276,7 +276,7 @@ def test_what_is_written_late_into_a_removed_file_comes_back_under_its_name() ->
     world.pass_time()
     write(b"written late, and longer")
     close()
-    assert len(world.applier.let_go()) == 1
+    assert len(world.let_go()) == 1
     world.rest()
     world.check_equal()
     assert world.paths()[b"x"] == b"written late, and longer"
@@ -290,7 +290,7 @@ def test_a_late_writer_of_a_conflict_writes_into_the_copy() -> None:
     world.pass_time()
     writer.write(b"written late, and longer")
     writer.close()
-    world.applier.let_go()
+    world.let_go()
     world.rest()
     world.check_equal()
     assert len(world.conflicts()) == 2
@@ -305,15 +305,15 @@ def test_a_late_writer_of_a_conflict_is_looked_for_until_he_closes_it() -> None:
     [copy] = [action for action in copies if action.expected.name == b"x"]
     writer = world.user.open_writer(b"x")
     world.place(plan.placing)
-    assert world.applier.let_go() == ()
+    assert world.let_go() == ()
     assert world.applier.is_lingering
     for _ in range(2):
         world.pass_time()
         writer.write(b"written late")
-        assert world.applier.let_go() == (Mark(*copy.wanted.place, is_written=True),)
-        assert world.applier.let_go() == ()
+        assert world.let_go() == (Mark(*copy.wanted.place, is_written=True),)
+        assert world.let_go() == ()
     writer.close()
-    assert world.applier.let_go() == ()
+    assert world.let_go() == ()
     assert not world.applier.is_lingering
     assert world.leftovers() == []
 
@@ -321,7 +321,7 @@ def test_a_late_writer_of_a_conflict_is_looked_for_until_he_closes_it() -> None:
 def test_letting_go_costs_nothing_when_nothing_lingers() -> None:
     world = world_before(SCENES["edit"])
     world.place(world.plan().placing)
-    assert world.operations(world.applier.let_go) == []
+    assert world.operations(world.let_go) == []
 
 
 # -- a real file system ------------------------------------------------------------
@@ -351,7 +351,8 @@ class Posix:
             placed = self.applier.place(session, actions, contents)
         assert (placed.problems, placed.looks, placed.lacking) == ((), (), ())
         assert placed.done == len(actions)
-        assert self.applier.let_go() == ()
+        with self.state.session() as session:
+            assert self.applier.let_go(session) == ()
 
     def close(self) -> None:
         self.own.close()

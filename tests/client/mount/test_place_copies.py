@@ -138,7 +138,7 @@ def test_trouble_with_a_copy_takes_nothing_of_its_source(name: str) -> None:
         if not is_done:
             assert number > 20
             break
-        world.applier.let_go()
+        world.let_go()
         assert before <= set(world.paths().values()), number
         # What was staged is cleared by the next start.
         world.crash(power_loss=False)

@@ -136,15 +136,15 @@ def test_a_writer_of_a_copy_that_is_taken_back_writes_into_its_source(cause: str
     [writer] = writers
     assert world.conflicts() == []
     assert world.applier.is_lingering
-    assert world.applier.let_go() == ()
+    assert world.let_go() == ()
     for _ in range(2):
         world.pass_time()
         writer.write(SAVED)
         source = copy.expected.place
-        assert world.applier.let_go() == (Mark(*source, is_written=True),)
-        assert world.applier.let_go() == ()
+        assert world.let_go() == (Mark(*source, is_written=True),)
+        assert world.let_go() == ()
     writer.close()
-    assert world.applier.let_go() == ()
+    assert world.let_go() == ()
     assert world.leftovers() == []
     world.rest()
     world.check_equal()

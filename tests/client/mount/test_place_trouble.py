@@ -56,7 +56,7 @@ def test_trouble_at_any_step_changes_nothing_for_the_others(name: str) -> None:
             break
         whole_failures += is_whole
         world.pass_time()
-        world.applier.let_go()
+        world.let_go()
         assert left_out(world) == [], number
         world.rest()
         if not is_whole:
@@ -74,7 +74,7 @@ def test_trouble_at_any_step_leaves_nothing_of_a_conflict_out(name: str) -> None
             assert number > 20
             break
         world.pass_time()
-        world.applier.let_go()
+        world.let_go()
         assert left_out(world) == [], number
         world.rest()
         assert mine <= set(world.paths().values()), number

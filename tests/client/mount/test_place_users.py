@@ -323,7 +323,7 @@ def test_what_cannot_be_given_a_name_at_once_gets_one_soon(name: str) -> None:
     with world.before_each(spoil):
         world.place(plan.placing)
     world.pass_time()
-    world.applier.let_go()
+    world.let_go()
     assert world.leftovers() == []
     world.rest()
     world.check_equal()
@@ -345,7 +345,7 @@ def test_what_lies_in_a_directory_that_could_not_be_listed_gets_a_name_soon() ->
     with world.before_each(spoil), pytest.raises(OSError, match="error"):
         world.place(plan.placing)
     world.pass_time()
-    world.applier.let_go()
+    world.let_go()
     assert world.leftovers() == []
     world.rest()
     world.check_equal()
@@ -365,9 +365,9 @@ def test_what_is_to_get_back_into_a_directory_that_is_deleted_just_then_is_kept(
             world.user.rmtree(b"d")
 
     with world.before_each(delete):
-        world.applier.let_go()
+        world.let_go()
     assert not world.user.exists(b"d")
-    world.applier.let_go()
+    world.let_go()
     assert world.leftovers() == []
     world.rest()
     assert any(content.startswith(SAVED) for content in world.paths().values())
@@ -386,8 +386,8 @@ def test_a_disk_that_turns_read_only_in_the_middle_leaves_nothing_out() -> None:
         world.place(plan.placing)
     world.disk.heal()
     world.pass_time()
-    world.applier.let_go()
-    world.applier.let_go()
+    world.let_go()
+    world.let_go()
     assert world.user.tree(b".syncline/displaced") == {}
     world.rest()
     world.check_equal()

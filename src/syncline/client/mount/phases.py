@@ -503,8 +503,8 @@ class Phases:
 
         Called at the end of each cycle; costs nothing while nothing lingers.
         """
-        marks = self.applier.let_go()
         with self.parts.state.session() as session:
+            marks = self.applier.let_go(session)
             self.locks.show(session)
             return marks, session.dirty_count(), session.base_count()
 

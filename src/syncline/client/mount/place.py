@@ -170,14 +170,15 @@ class Applier:
         """Tell whether `let_go` has something to wait for."""
         return not self._lingering.is_empty
 
-    def let_go(self) -> tuple[Mark, ...]:
+    def let_go(self, session: MountSession) -> tuple[Mark, ...]:
         """Remove what was displaced, after the session was committed; the first call also looks for
         what an earlier run left.
 
         What a writer still has open stays, and what he changed comes back into the mount: returned
-        is where. Costs nothing while nothing lingers; to be called in each cycle.
+        is where. Costs nothing while nothing lingers; to be called in each cycle. The session
+        is only asked.
         """
-        return self._lingering.let_go()
+        return self._lingering.let_go(session)
 
 
 @dataclass(slots=True)

@@ -9,11 +9,16 @@ D1  The name holds the digest of what was expected and of what was put in its pl
 D2  Nothing is removed before the base is recorded, nor while a writer has it open.
 D3  What a late writer writes is rescued as soon as it is seen: it goes on writing into the rescued
     file.
+D4  Watches tell of a write by the name that the file had when it was opened, which may be here, or
+    gone. So what a writer has open keeps its name here until he closes it, also when it has names
+    in the mount, and is compared again and again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -22,10 +27,11 @@ from blake3 import blake3
 from syncline.client.assembling import Readable
 from syncline.core.conflict_names import conflict_name
 from syncline.core.entries import Kind
-from syncline.core.identity import DIGEST_BYTES, ID_BYTES, Digest, EntryId, digest_of
+from syncline.core.identity import DIGEST_BYTES, ID_BYTES, ROOT_ID, Digest, EntryId, digest_of
 from syncline.core.names import NAME_BYTES_MAX, Name
 from syncline.core.trees import Place, State
-from syncline.ports.files import Directory, FileKind, Status
+from syncline.ports.files import Directory, FileKind, Status, Writers
+from syncline.ports.mount_state import MountSession
 
 READ_BYTES = 1024 * 1024
 
@@ -35,6 +41,9 @@ KINDS = {
     FileKind.LINK: Kind.LINK,
 }
 """What can be an entry; a thing of another kind is none."""
+
+LINKLESS = frozenset({errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EXDEV})
+"""What a file system without hard links, or with no more of them, answers."""
 
 _NOTHING = b"-"
 
@@ -59,8 +68,9 @@ class Displaced:
     `parts` is the path of the directory it was in, `inode` that directory's; `status` what it was
     like when it was last looked at, `is_idle` that nobody had it open then. `since_s` is when it
     left its place, or was last known to be open for writing. `copy` is where another name of it is:
-    of a conflict copy, or of the source of one that was taken back; so nothing is lost with this
-    one. `is_judged`: its content was compared with the label, or looked for under that name.
+    of a conflict copy, of the source of one that was taken back, or the one that it was rescued
+    under; so nothing is lost with this one. `is_judged`: its content was compared with the label,
+    or looked for under that name. `is_unsynced`: a power loss could take that name back.
     """
 
     name: bytes
@@ -72,11 +82,59 @@ class Displaced:
     is_idle: bool = False
     copy: Place | None = None
     is_judged: bool = True
+    is_unsynced: bool = False
 
 
-def is_copied(thing: Displaced, status: Status) -> bool:
-    """Tell whether another name leads to it: unless the user took that away meanwhile."""
-    return thing.copy is not None and status.links > 1
+def is_copied(displaced: Directory, thing: Displaced, status: Status) -> bool:
+    """Tell whether a name that is not ours leads to it: unless the user took that away meanwhile.
+
+    Raises OSError.
+    """
+    if thing.copy is None or status.links < 2:
+        return False
+    return status.links > sum(other.inode == status.inode for _, other in displaced.list())
+
+
+def is_being_written(displaced: Directory, name: bytes, status: Status) -> bool:
+    """Tell whether somebody is known to have a file open for writing; raise OSError."""
+    if status.kind is not FileKind.FILE:
+        return False
+    file = displaced.open(name)
+    try:
+        return file.hold() is Writers.SOME
+    finally:
+        file.close()
+
+
+def places_of(
+    open: Callable[[EntryId], Directory], states: Iterable[State], label: Label, inode: int
+) -> Iterator[Place]:
+    """Yield where in the mount a thing has a name now: at some places, or where it is rescued to.
+
+    A name that it was rescued under may be known to nobody yet.
+    """
+    for state in states:
+        with suppress(OSError):
+            status = open(state.parent).look(state.name)
+            if status is not None and status.inode == inode:
+                yield state.place
+    for parent in dict.fromkeys((label.place[0], ROOT_ID)):
+        with suppress(OSError):
+            for name, status in open(parent).list():
+                if status.inode == inode:
+                    yield parent, Name(name)
+
+
+def full_place(session: MountSession, label: Label) -> Place:
+    """Return the place of a label, whose name may be cut, from what else tells it."""
+    seen = session.local(label.id)
+    known = [None if seen is None else seen.state, session.intents().get(label.id)]
+    for state in known:
+        if state is None or state.parent != label.place[0]:
+            continue
+        if state.name.startswith(label.place[1]):
+            return state.place
+    return label.place
 
 
 def digest_of_state(id: EntryId, state: State) -> Digest:
@@ -180,11 +238,39 @@ def move_out(
 
     Raises OSError for anything but a name that is taken.
     """
+
+    def give(name: Name) -> None:
+        # Its writer goes on (D3). The name is one of a conflict, or it was the thing's own.
+        source.move(source_name, target, name, keeps_writers=True)
+
+    return _first_free(give, wish, names)
+
+
+def link_out(
+    source: Directory,
+    source_name: bytes,
+    target: Directory,
+    wish: Name,
+    names: Iterator[Name],
+) -> Name | None:
+    """Do the same, and let it keep its old name; None where the file system gives no second one."""
+
+    def give(name: Name) -> None:
+        source.link(source_name, target, name)
+
+    try:
+        return _first_free(give, wish, names)
+    except OSError as error:
+        if error.errno not in LINKLESS:
+            raise
+        return None
+
+
+def _first_free(give: Callable[[Name], None], wish: Name, names: Iterator[Name]) -> Name:
     name = wish
     while True:
         try:
-            # Its writer goes on (D3). The name is one of a conflict, or it was the thing's own.
-            source.move(source_name, target, name, keeps_writers=True)
+            give(name)
         except FileExistsError:
             name = next(names)
         else:

@@ -8,6 +8,7 @@ from functools import partial
 
 from syncline.client.mount.place_batch import Batch, Done, aside_file, born_of, fingerprint, renamed
 from syncline.client.mount.place_displaced import (
+    LINKLESS,
     Displaced,
     Label,
     digest_of_state,
@@ -23,9 +24,6 @@ from syncline.core.names import Name
 from syncline.core.plans import KeepCopy
 from syncline.core.trees import State
 from syncline.ports.files import Directory, FileKind, Status
-
-_LINKLESS = frozenset({errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EXDEV})
-"""What a file system without hard links, or with no more of them, answers."""
 
 
 def create(batch: Batch, stager: Stager, id: EntryId, wanted: State, staged: Staged | None) -> bool:
@@ -105,7 +103,7 @@ def keep_copy(batch: Batch, stager: Stager, action: KeepCopy) -> bool:
     try:
         source.link(name, target, wanted.name)
     except OSError as error:
-        if error.errno not in _LINKLESS:
+        if error.errno not in LINKLESS:
             raise
         return _copy(batch, stager, action, source, name, seen)
     _record_link(batch, action, source, name, seen, status, target)

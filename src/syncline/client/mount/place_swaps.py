@@ -238,7 +238,7 @@ def _judged(
         batch.ground.clock.monotonic_s(),
         copy=batch.copied.get(status.inode),
     )
-    if is_copied(thing, status):
+    if is_copied(displaced, thing, status):
         return thing
     if status.kind is FileKind.FILE:
         return _judged_file(displaced, thing, seen)

@@ -28,13 +28,16 @@ from syncline.client.mount.place_displaced import (
     conflict_names,
     digest_at,
     digest_of_state,
+    full_place,
+    is_being_written,
     move_out,
     parse_label,
+    places_of,
 )
 from syncline.client.mount.place_moves import return_all
 from syncline.client.mount.place_staging import STAGED_PREFIX
 from syncline.client.mount.place_swaps import rescue
-from syncline.client.mount.recover_exchanges import full_place, return_exchanged, return_swapped
+from syncline.client.mount.recover_exchanges import return_exchanged, return_swapped
 from syncline.client.mount.rooting import Root
 from syncline.client.mount.walker import Walker
 from syncline.core.fingerprints import Seen
@@ -43,7 +46,7 @@ from syncline.core.merging import confirmed
 from syncline.core.names import Name, RelPath, escape
 from syncline.core.plans import Relabel
 from syncline.core.trees import Place, State
-from syncline.ports.files import Status
+from syncline.ports.files import Directory, Status
 from syncline.ports.mount_state import MountSession
 from syncline.ports.watcher import Watcher
 
@@ -247,12 +250,15 @@ def _judge(batch: Batch, name: bytes, status: Status) -> None:
         return
     if label.wanted is not None and digest != label.wanted:
         _learn_swap(batch, label)
-    if digest in (label.expected, label.wanted):
+    if digest in (label.expected, label.wanted) or _is_being_written(own.displaced, name, status):
         return
-    if _has_other_name(batch, status.inode):
+    label = replace(label, place=full_place(batch.session, label))
+    if status.links > 1 and _has_other_name(batch, label, status.inode):
+        # The other name may be one that a power loss takes back.
+        batch.ground.root.sync_all()
         own.displaced.remove(name)
     else:
-        _rescue(batch, name, replace(label, place=full_place(batch.session, label)))
+        _rescue(batch, name, label)
 
 
 def _learn_swap(batch: Batch, label: Label) -> None:
@@ -276,18 +282,19 @@ def _learn_swap(batch: Batch, label: Label) -> None:
     session.set_base(label.id, replace(intent, mode=base.mode).at(base.place))
 
 
-def _has_other_name(batch: Batch, inode: int) -> bool:
-    """Tell whether a conflict copy is a second name of it."""
+def _is_being_written(displaced: Directory, name: bytes, status: Status) -> bool:
+    """Tell whether the applier has to follow a writer (D4): it rescues what he writes, too."""
+    with suppress(OSError):
+        return is_being_written(displaced, name, status)
+    return False
+
+
+def _has_other_name(batch: Batch, label: Label, inode: int) -> bool:
+    """Tell whether a conflict copy is a second name of it, or it was rescued before."""
     session = batch.session
     states = [seen.state for _, seen in session.with_inode(inode)]
     states += [wanted for wanted in session.intents().values() if wanted is not None]
-    for state in states:
-        with suppress(OSError):
-            [directory] = batch.open(state.parent)
-            status = directory.look(state.name)
-            if status is not None and status.inode == inode:
-                return True
-    return False
+    return any(places_of(lambda id: batch.open(id)[0], states, label, inode))
 
 
 def _rescue(batch: Batch, name: bytes, label: Label) -> None:

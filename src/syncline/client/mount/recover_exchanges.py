@@ -24,6 +24,7 @@ from syncline.client.mount.place_displaced import (
     digest_at,
     digest_of_state,
     free_displaced_name,
+    full_place,
     move_out,
     parse_label,
 )
@@ -61,18 +62,6 @@ class _Spot:
 
     def has(self, status: Status | None) -> bool:
         return self.status is not None and status is not None and self.status.inode == status.inode
-
-
-def full_place(session: MountSession, label: Label) -> Place:
-    """Return the place of a label, whose name may be cut, from what else tells it."""
-    seen = session.local(label.id)
-    known = [None if seen is None else seen.state, session.intents().get(label.id)]
-    for state in known:
-        if state is None or state.parent != label.place[0]:
-            continue
-        if state.name.startswith(label.place[1]):
-            return state.place
-    return label.place
 
 
 def return_swapped(batch: Batch, *, is_last: bool) -> None:
