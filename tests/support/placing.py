@@ -18,6 +18,7 @@ from syncline.client.mount.own_directory import open_own
 from syncline.client.mount.place import Applier, Placed
 from syncline.client.mount.place_batch import Ground
 from syncline.client.mount.recover import apply_intents, put_back
+from syncline.client.mount.remote import expect_placed
 from syncline.client.mount.staged_content import Inline, StagedContent
 from syncline.client.mount.views import closed_view
 from syncline.core.conflict_names import is_conflict_name
@@ -348,8 +349,12 @@ class PlacingWorld:
             for entries in self.server.log[self._cursor :]:
                 self._cursor += 1
                 for entry in entries:
+                    if not entry.is_live:
+                        expect_placed(session, entry.id)
                     session.set_remote(entry, self.server.authors[entry.id], is_confirmed=False)
                 for entry in entries:
+                    if not entry.is_live:
+                        expect_placed(session, entry.id)
                     key = (entry.id, int(entry.revision))
                     if key in self._sent:
                         self._confirm(session, entry.id, self._sent.pop(key))

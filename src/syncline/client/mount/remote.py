@@ -11,6 +11,8 @@ R2  Remote is a tree afterwards (V1) and no entry changes its kind (V2). What br
 R3  Absence from a snapshot counts only at its end, and only on the history that was seen: where
     that is cut, base is forgotten and nothing is deleted.
 R4  The base moves by this mount's own commits: by what was local when they were sent.
+R5  What a crash may have left of an entry in the mount is known as that entry's, also where the
+    entry is deleted before anybody looked.
 
 Every error leaves it to the caller to roll the session back: after one, its session must not be
 finished. Besides `FeedMismatch` and `HistoryCut` each call raises ProtocolBroken.
@@ -89,6 +91,8 @@ def apply_commit(session: MountSession, event: Committed, own: ReplicaId) -> App
         raise FeedMismatch(f"the table digest of revision {commit.revision} is not the server's")
     for entry in commit.entries:
         _check_kind(session, entry)
+        if not entry.is_live:
+            expect_placed(session, entry.id)
         session.set_remote(entry, commit.author.name, is_confirmed=commit.is_confirmed)
     ids = tuple(entry.id for entry in commit.entries)
     _Tree(session).check(_replaced(before, commit.entries))
@@ -143,6 +147,18 @@ def _confirm_own(session: MountSession, op: OpId, ids: Iterable[EntryId]) -> boo
             session.set_base(id, confirmed(session.base(id), sent[id], _live(session, id)))
     session.forget_sent(op)
     return True
+
+
+def expect_placed(session: MountSession, id: EntryId) -> None:
+    """Know what may have been placed of an entry that is deleted now (R5).
+
+    Who has neither base nor local is forgotten with its delete, and what a crash left of it in the
+    mount would be a user's new thing then.
+    """
+    if session.base(id) is None and session.local(id) is None:
+        wanted = session.intents().get(id)
+        if wanted is not None:
+            session.set_base(id, wanted)
 
 
 def _live(session: MountSession, id: EntryId) -> State | None:
@@ -260,6 +276,7 @@ def _drop_absent(session: MountSession) -> list[EntryId]:
         after = ids[-1]
         absent = [id for id in ids if not session.is_incoming(id)]
         for id in absent:
+            expect_placed(session, id)
             session.drop_remote(id)
         dropped += absent
     return dropped
