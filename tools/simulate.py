@@ -40,6 +40,7 @@ KIND_OPTIONS = {
     "locks": "users take locks",
     "exchange": "disks can exchange two names in one step",
     "scenes": "a second act brings about what is rare",
+    "restarts": "who died dies again and again soon after he started",
 }
 
 

@@ -62,13 +62,13 @@ def short(seed: int) -> WorldKind:
 def test_a_seed_that_once_failed_stays_mended(
     seed: int, operations: int, words: tuple[str, ...]
 ) -> None:
-    assert set(words) <= {"plain", "locks", "no-exchange", "scenes"}
+    assert set(words) <= {"plain", "locks", "no-exchange", "scenes", "restarts"}
     kind = WorldKind.of_words(words)
     report = play(seed, operations, is_plain="plain" in words, kind=kind)
     assert report.operations >= operations
 
 
-@pytest.mark.parametrize("words", ["plain", "", "scenes", "locks", "no-exchange"])
+@pytest.mark.parametrize("words", ["plain", "", "scenes", "locks", "no-exchange", "restarts"])
 def test_the_same_seed_is_the_same_world(words: str) -> None:
     kind = WorldKind.of_words([words])
     first, second = (play(7, OPERATIONS, is_plain=words == "plain", kind=kind) for _ in range(2))
@@ -77,8 +77,8 @@ def test_the_same_seed_is_the_same_world(words: str) -> None:
 
 def test_each_kind_of_world_is_drawn() -> None:
     kinds = [WorldKind.of_seed(seed) for seed in range(1, SEEDS + 1)]
-    for has_locks, has_exchange in product((True, False), repeat=2):
-        assert WorldKind(has_locks, has_exchange) in kinds
+    for has_locks, has_exchange, has_restarts in product((True, False), repeat=3):
+        assert WorldKind(has_locks, has_exchange, has_restarts=has_restarts) in kinds
     assert all(WorldKind.of_words(each.words) == each for each in kinds)
 
 

@@ -77,6 +77,7 @@ LOCKS = (GRANTED, DENIED, WAITED, UNLOCKED, EXPIRED, BROKEN, DELETED, HELD, HOLD
 
 KILL = "fault: kill -9"
 POWER_LOSS = "fault: power loss"
+RESTARTED = "fault: killed again soon after its start"
 SERVER_STOP = "fault: power loss of the server"
 REQUEST_LOST = "fault: request lost"
 ANSWER_LOST = "fault: answer lost"
@@ -102,6 +103,7 @@ DISK_FAULTS = ("ENOSPC", "EIO", "EACCES", "EMFILE", "EROFS")
 FAULTS = (
     KILL,
     POWER_LOSS,
+    RESTARTED,
     SERVER_STOP,
     REQUEST_LOST,
     ANSWER_LOST,

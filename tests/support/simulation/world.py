@@ -30,7 +30,15 @@ from tests.support.simulation.kinds import WorldKind
 from tests.support.simulation.lockers import Lockers
 from tests.support.simulation.loop import SimulatedLoop, run_simulated
 from tests.support.simulation.machines import ClientMachine, ServerMachine, Settings
-from tests.support.simulation.met import DESCRIPTOR, KILL, POWER_LOSS, RENAMED, SERVER_STOP, brake
+from tests.support.simulation.met import (
+    DESCRIPTOR,
+    KILL,
+    POWER_LOSS,
+    RENAMED,
+    RESTARTED,
+    SERVER_STOP,
+    brake,
+)
 from tests.support.simulation.oracle import Oracle
 from tests.support.simulation.races import Races
 from tests.support.simulation.scene import Scene
@@ -43,6 +51,10 @@ REST_S = 600.0
 """Virtual time in which a calm world must come to rest."""
 
 SETTLE_S = 3.0
+
+AGAIN = 0.6
+AGAIN_OPERATIONS = 250
+"""How likely who starts again dies at once, where worlds have that, and within what."""
 
 SECOND_ACTS = 40
 """So much users do in the second act of a world, beside what it aims at."""
@@ -155,6 +167,9 @@ class World:
             loop.time,
             self.report.met,
         )
+        self._restarts = random.Random(f"{seed} restarts") if kind.has_restarts else None
+        self._left: dict[str, int] = {}
+        """After so many operations of its disk a machine that just started dies."""
         self.races = Races(self.scene)
         is_allowed = not self.weather.is_serial
         self.brakes = Brakes(
@@ -238,6 +253,11 @@ class World:
         def before(operation: Operation) -> None:
             if self._is_calm or self.scene.is_over:
                 return
+            if machine.name in self._left:
+                self._left[machine.name] -= 1
+                if not self._left[machine.name]:
+                    self.report.met[RESTARTED] += 1
+                    self._die(machine, operation)
             chance = self.random.random()
             # What is done here makes the engine do more, in whose windows more is done.
             is_tired = self._acts_max is not None and self.done >= self._acts_max
@@ -247,14 +267,18 @@ class World:
                 self.report.met[f"act before {operation.name}"] += 1
                 hands.act()
             elif chance < self.weather.act + self.weather.die:
-                self.report.met[f"die before {operation.name}"] += 1
-                self.oracle.note(f"{self.loop.time():9.3f} {machine.name} dies: {operation.name}")
-                machine.die()
-                raise Crashed(operation.name)
+                self._die(machine, operation)
             if self.brakes.is_allowed and not is_tired:
                 self.races.before(machine, operation)
 
         machine.disk.before = before
+
+    def _die(self, machine: ClientMachine, operation: Operation) -> None:
+        self.report.met[f"die before {operation.name}"] += 1
+        self.oracle.note(f"{self.loop.time():9.3f} {machine.name} dies: {operation.name}")
+        self._left.pop(machine.name, None)
+        machine.die()
+        raise Crashed(operation.name)
 
     async def _turbulence(self) -> None:
         while self.done < self._wanted:
@@ -307,6 +331,8 @@ class World:
                 await machine.bury(power_loss=is_power_loss)
                 await asyncio.sleep(0.0 if self._is_calm else self.random.random())
                 self.oracle.note(f"{self.loop.time():9.3f} {machine.name} starts again")
+                if self._restarts is not None and self._restarts.random() < AGAIN:
+                    self._left[machine.name] = self._restarts.randrange(1, AGAIN_OPERATIONS)
                 machine.start(self._group)
             await self._agree(machine)
 
