@@ -93,7 +93,7 @@ def test_a_world_with_trouble_counts_what_it_met() -> None:
 
 def test_a_world_with_locks_counts_what_became_of_them() -> None:
     kind = WorldKind(has_locks=True, has_scenes=False)
-    met = sum((play(seed, OPERATIONS, kind=kind).met for seed in range(2, 10)), Counter[str]())
+    met = sum((play(seed, OPERATIONS, kind=kind).met for seed in range(2, 14)), Counter[str]())
     assert met[GRANTED] >= 10 and met[BROKEN] and met[EXPIRED]
     assert met[HELD] and met[LOCKED_BY_USER] and met[refusal("lock_lost")]
 
